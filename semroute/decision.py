@@ -1,0 +1,133 @@
+"""What routing produces: data only, no behaviour beyond turning itself into JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Reason = Literal[
+    "match",
+    "rule",
+    "escalation",
+    "too_far",
+    "low_confidence",
+    "empty_prompt",
+    "constraint",
+    "arbiter",
+    "error",
+]
+
+
+class Neighbor(NamedTuple):
+    """A nearest utterance of the prompt. `similarity` is the cosine, in [-1, 1]."""
+
+    route: str
+    utterance: str
+    similarity: float
+
+
+class Candidate(NamedTuple):
+    """A model that may serve the prompt, with what is known of it.
+
+    `quality` is the expected quality in [0, 1] on prompts like this one and `support` the effective number
+    of outcomes behind it; both are None without evidence. Prices are US dollars per million tokens.
+    """
+
+    model: str
+    quality: float | None
+    support: float | None
+    prompt_usd_per_1m: float | None
+    completion_usd_per_1m: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What the neighbours of one prompt say.
+
+    scores: share of the vote per route, best first, summing to 1 over the routes that may win; empty
+        without neighbours.
+    neighbors: the utterances that voted, nearest first, ties in the order of the routes in the config.
+    similarity: cosine to the nearest utterance; None without neighbours.
+    margin: score of the best route minus score of the second; None without neighbours.
+    confidence: in [0, 1], that the best route is right; 0 without neighbours.
+    """
+
+    scores: dict[str, float]
+    neighbors: tuple[Neighbor, ...]
+    similarity: float | None
+    margin: float | None
+    confidence: float
+
+    @property
+    def best(self) -> str | None:
+        """The route with the highest score."""
+        return next(iter(self.scores), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which model serves a prompt, and why.
+
+    `route` is None when the default serves; `confidence`, `similarity`, `margin` and `scores` then describe
+    the route that came closest. `distance` is 1 - `similarity`. `fallbacks` are the models to try, in order,
+    when `model` fails. `rule` names the rule that decided or restricted the decision. `index` is the
+    fingerprint of the index that answered. `detail` is one sentence for people. No field holds the prompt.
+    """
+
+    id: str
+    route: str | None
+    model: str
+    fallbacks: tuple[str, ...]
+    reason: Reason
+    confidence: float
+    similarity: float | None
+    margin: float | None
+    neighbors: tuple[Neighbor, ...]
+    candidates: tuple[Candidate, ...]
+    rule: str | None
+    index: str
+    elapsed_ms: float
+    scores: dict[str, float] = field(default_factory=dict)
+    detail: str = ""
+
+    @property
+    def distance(self) -> float | None:
+        """Cosine distance to the nearest utterance, in [0, 2]; None without neighbours."""
+        return None if self.similarity is None else 1.0 - self.similarity
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as plain JSON types, numbers rounded to what they mean."""
+        return {
+            "id": self.id,
+            "route": self.route,
+            "model": self.model,
+            "fallbacks": list(self.fallbacks),
+            "reason": self.reason,
+            "detail": self.detail,
+            "confidence": round(self.confidence, 4),
+            "similarity": _rounded(self.similarity),
+            "distance": _rounded(self.distance),
+            "margin": _rounded(self.margin),
+            "neighbors": [
+                {"route": n.route, "utterance": n.utterance, "similarity": round(n.similarity, 4)}
+                for n in self.neighbors
+            ],
+            "scores": {route: round(score, 4) for route, score in self.scores.items()},
+            "candidates": [
+                {
+                    "model": c.model,
+                    "quality": _rounded(c.quality),
+                    "support": _rounded(c.support),
+                    "prompt_usd_per_1m": c.prompt_usd_per_1m,
+                    "completion_usd_per_1m": c.completion_usd_per_1m,
+                }
+                for c in self.candidates
+            ],
+            "rule": self.rule,
+            "index": self.index,
+            "elapsed_ms": round(self.elapsed_ms, 3),
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
