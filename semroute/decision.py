@@ -93,7 +93,7 @@ class Decision:
     @property
     def distance(self) -> float | None:
         """Cosine distance to the nearest utterance, in [0, 2]; None without neighbours."""
-        return None if self.similarity is None else 1.0 - self.similarity
+        return None if self.similarity is None else round(1.0 - self.similarity, 6)
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain JSON types, numbers rounded to what they mean."""

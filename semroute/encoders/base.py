@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from semroute.errors import EncodingFailed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +33,19 @@ class EncoderIdentity:
     preprocessing: str
 
 
+@dataclass(frozen=True, slots=True)
+class KnownIdentity:
+    """What can be told of an encoder without loading its model; None is what only the model can tell.
+
+    A field that is not None equals the same field of the `EncoderIdentity` of the opened encoder.
+    """
+
+    name: str
+    revision: str | None
+    dim: int | None
+    preprocessing: str | None
+
+
 class Encoder(Protocol):
     """Turns texts into unit vectors. Implementations are safe to call from several threads at once."""
 
@@ -47,3 +63,46 @@ class Encoder(Protocol):
         Raises EncodingFailed.
         """
         ...
+
+
+def clip(text: str, limit: int) -> str:
+    """Cut `text` to about `limit` characters, before any tokeniser sees it.
+
+    Text longer than `limit` characters keeps its first `limit` // 2 and its last `limit` // 2 characters,
+    joined by one newline: people say what they want at the start or at the end. The time this takes does
+    not depend on the length of the text. Half of a surrogate pair, which no tokeniser accepts, becomes
+    U+FFFD.
+    """
+    if len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]}\n{text[-half:]}"
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def unit_rows(raw: NDArray[np.floating], *, name: str, dim: int | None = None) -> Vectors:
+    """Scale every row of `raw`, shape (n, dim), to length 1: float32, C-contiguous, a new array.
+
+    Raises EncodingFailed when `raw` is no matrix of `dim` columns, or when a row holds NaN or infinity or
+    has no direction.
+    """
+    import numpy as np
+
+    if raw.ndim != 2 or (dim is not None and raw.shape[1] != dim):
+        expected = "(texts, dim)" if dim is None else f"(texts, {dim})"
+        raise EncodingFailed(f"encoder {name}: vectors of shape {raw.shape}, expected {expected}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(raw.astype(np.float64), axis=1, keepdims=True)
+    if not np.isfinite(lengths).all():
+        raise EncodingFailed(f"encoder {name}: a vector holds NaN or infinity")
+    if not lengths.all():
+        raise EncodingFailed(f"encoder {name}: a vector is all zeros, so it has no direction")
+    return np.ascontiguousarray(raw / lengths, dtype=np.float32)
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

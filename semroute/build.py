@@ -1,0 +1,87 @@
+"""The two folders of a project: `routes/`, which people write, and `index/`, which is deployed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from semroute import index as route_index
+from semroute.config import Config, load_config
+from semroute.encoders import identify, open_encoder
+from semroute.errors import ArtifactCorrupt, ArtifactError, ArtifactMismatch, ArtifactMissing
+from semroute.index import Progress, RouteIndex
+
+if TYPE_CHECKING:
+    from semroute.encoders.base import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build did.
+
+    embedded, reused: utterances embedded now, and vectors taken from the index that was there.
+    discarded: why the index that was there could not be used, or None.
+    unchanged: the index was up to date already, and nothing was written.
+    """
+
+    index: RouteIndex
+    embedded: int
+    reused: int
+    discarded: str | None = None
+    unchanged: bool = False
+
+
+def build_index(
+    routes: Path,
+    folder: Path,
+    *,
+    encoder: Encoder | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Build the index of the config in `routes` and store it in `folder`.
+
+    encoder: in place of the one the settings name, opened otherwise; its relative paths start at the folder
+        that holds `folder`.
+
+    Raises ConfigError, EncoderError or ArtifactNotWritten; the index that was there then still stands.
+    """
+    config = load_config(routes)
+    previous, discarded = _previous(folder)
+    if previous is not None and encoder is None and not _changes(config, folder):
+        fresh = replace(previous, config=config)  # equal, but knows file and line of each text
+        return Built(fresh, embedded=0, reused=len(fresh.entries), unchanged=True)
+    opened = encoder or open_encoder(config.settings.encoder, root=_root(folder))
+    report = route_index.build(config, opened, previous=previous, progress=progress)
+    stored = route_index.save(report.index, folder)
+    return Built(stored, report.embedded, report.reused, discarded)
+
+
+def check_index(routes: Path, folder: Path) -> list[str]:
+    """What makes the index in `folder` stale, in words; empty when it is up to date. Needs no model.
+
+    Raises ConfigError. A missing or damaged index is stale, and named.
+    """
+    config = load_config(routes)
+    try:
+        return _changes(config, folder)
+    except ArtifactError as error:
+        return [str(error)]
+
+
+def _changes(config: Config, folder: Path) -> list[str]:
+    known = identify(config.settings.encoder, root=_root(folder))
+    return route_index.check(config, known, folder)
+
+
+def _previous(folder: Path) -> tuple[RouteIndex | None, str | None]:
+    try:
+        return route_index.load(folder), None
+    except ArtifactMissing:
+        return None, None
+    except (ArtifactCorrupt, ArtifactMismatch) as error:
+        return None, str(error)
+
+
+def _root(folder: Path) -> Path:
+    return folder.absolute().parent

@@ -1,0 +1,83 @@
+"""Which of the models that could serve a prompt do: what the caller needs first, then the order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from semroute.config import ModelCard, Weights
+from semroute.decision import Candidate
+
+_UNKNOWN_QUALITY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a call asks of its model.
+
+    exclude: models that must not serve.
+    capabilities: what the model must be declared to have, such as "tools".
+    max_usd_per_1m: US dollars per million prompt tokens that the model may cost at most.
+    """
+
+    exclude: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset()
+    max_usd_per_1m: float | None = None
+
+    def met_by(self, name: str, card: ModelCard) -> bool:
+        """Whether the model may serve. What its card does not declare, it is taken not to have."""
+        if name in self.exclude or not self.capabilities <= set(card.capabilities or ()):
+            return False
+        if self.max_usd_per_1m is None:
+            return True
+        return card.prompt_usd_per_1m is not None and card.prompt_usd_per_1m <= self.max_usd_per_1m
+
+
+def rank(
+    names: Collection[str], catalog: Mapping[str, ModelCard], weights: Weights | Literal["first"]
+) -> tuple[str, ...]:
+    """`names`, best first: as given for "first", else by quality - cost*usd - ttft*ms - itl*ms.
+
+    `usd` is the price of a million tokens, three quarters of them prompt and one completion, as is common for
+    chat. An unknown quality counts as 0.5, an unknown price or latency as the worst known among `names`: a
+    model must not win by saying nothing of itself. Equal scores keep their order.
+    """
+    if isinstance(weights, str):
+        return tuple(names)
+    cards = [catalog[name] for name in names]
+    qualities = [_UNKNOWN_QUALITY if card.quality is None else card.quality for card in cards]
+    usd = _filled([_blended_usd(card) for card in cards])
+    ttft = _filled([card.ttft_ms for card in cards])
+    itl = _filled([card.itl_ms for card in cards])
+    scores = [
+        weights.quality * q - weights.cost * u - weights.ttft * t - weights.itl * i
+        for q, u, t, i in zip(qualities, usd, ttft, itl, strict=True)
+    ]
+    ranked = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])
+    return tuple(name for name, _ in ranked)
+
+
+def candidates(names: Sequence[str], catalog: Mapping[str, ModelCard]) -> tuple[Candidate, ...]:
+    """The models of `names` with what is known of them. Quality and support need outcomes: None so far."""
+    return tuple(
+        Candidate(
+            model=name,
+            quality=None,
+            support=None,
+            prompt_usd_per_1m=catalog[name].prompt_usd_per_1m,
+            completion_usd_per_1m=catalog[name].completion_usd_per_1m,
+        )
+        for name in names
+    )
+
+
+def _blended_usd(card: ModelCard) -> float | None:
+    if card.prompt_usd_per_1m is None or card.completion_usd_per_1m is None:
+        return card.prompt_usd_per_1m
+    return 0.75 * card.prompt_usd_per_1m + 0.25 * card.completion_usd_per_1m
+
+
+def _filled(values: list[float | None]) -> list[float]:
+    worst = max((value for value in values if value is not None), default=0.0)
+    return [worst if value is None else value for value in values]

@@ -1,0 +1,405 @@
+"""The command `semroute`: thin. Results go to stdout, everything said about them to stderr.
+
+Exit codes: 0 fine, 1 a check did not hold, 2 the input is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from semroute import __version__
+from semroute.errors import ConfigError, Problem, SemrouteError
+
+if TYPE_CHECKING:
+    from semroute.build import Built
+    from semroute.decision import Decision
+    from semroute.index import Progress
+    from semroute.text import Prompt
+
+app = typer.Typer(
+    name="semroute",
+    help="Decide, before the call, which model serves a prompt.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_CHECK_FAILED, _BAD_INPUT = 1, 2
+_BATCH = 512  # prompts between two flushes of the output
+
+_RoutesOption = Annotated[Path, typer.Option("--routes", help="The folder of YAML files.")]
+_IndexOption = Annotated[
+    Path, typer.Option("--index", envvar="SEMROUTE_INDEX", help="The folder of the built index.")
+]
+_JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit. What the user did wrong becomes a sentence, never a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        _say_problems(error.problems)
+    except SemrouteError as error:
+        _say(f"[red]error:[/] {escape(str(error))}")
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has gone: not our error, and nothing is left to be flushed to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(_BAD_INPUT)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        _print(f"semroute {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:  # pragma: no cover - typer prints the help first
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    routes: _RoutesOption = Path("routes"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Write a commented starter folder. Never overwrites anything."""
+    from semroute.starter import write_starter
+
+    written = write_starter(routes)
+    if as_json:
+        _print_json({"written": [str(path) for path in written]})
+    else:
+        for path in written:
+            _print(str(path))
+    _say("Edit them, then: [bold]semroute build[/] and [bold]semroute route 'your prompt'[/]")
+
+
+@app.command()
+def validate(
+    routes: _RoutesOption = Path("routes"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Check the YAML and name every problem as file:line:col."""
+    from semroute.config import load_config
+
+    try:
+        config = load_config(routes)
+    except ConfigError as error:
+        if as_json:
+            _print_json({"valid": False, "problems": _plain(error.problems), "warnings": []})
+        raise
+    _say_warnings(config.warnings)
+    utterances = sum(len(route.utterances) for route in config.routes)
+    counts = {"routes": len(config.routes), "utterances": utterances, "models": len(config.settings.models)}
+    if as_json:
+        _print_json({"valid": True, "problems": [], "warnings": _plain(config.warnings), **counts})
+    else:
+        said = ", ".join(f"{count} {what}" for what, count in counts.items())
+        _print(f"{routes}: valid ({said})")
+
+
+@app.command()
+def build(
+    routes: _RoutesOption = Path("routes"),
+    index: _IndexOption = Path("index"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Build nothing; exit 1 when the index is stale, and say why.")
+    ] = False,
+    as_json: _JsonOption = False,
+) -> None:
+    """Embed the routes into an index. Only what changed is embedded again."""
+    if check:
+        _check_index(routes, index, as_json)
+        return
+    from semroute.build import build_index
+
+    with _progress("Embedding") as advance:
+        built = build_index(routes, index, progress=advance)
+    _say_warnings(built.index.config.warnings)
+    if built.discarded:
+        _say(f"[yellow]note:[/] the index that was there could not be used: {escape(built.discarded)}")
+    if as_json:
+        _print_json(_build_summary(built, index))
+    else:
+        _print(_build_sentence(built, index))
+
+
+@app.command()
+def route(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt to route.", show_default=False)] = None,
+    index: _IndexOption = Path("index"),
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="FILE|-",
+            help='Route many: a .txt file (one prompt a line), a .jsonl file ({"prompt": ...}), or stdin.',
+            show_default=False,
+        ),
+    ] = None,
+    step: Annotated[
+        str | None, typer.Option("--step", help="The step of a pipeline, for rules.", show_default=False)
+    ] = None,
+    as_json: _JsonOption = False,
+) -> None:
+    """Route a prompt and say why, with the nearest utterances."""
+    if (prompt is None) == (prompts is None):
+        _refuse(
+            "Give one PROMPT, or --input FILE for many. For example: semroute route 'where is my refund?'"
+        )
+    from semroute.router import Router
+
+    texts: list[Prompt] = [prompt] if prompt is not None else list(_read_prompts(str(prompts)))
+    router = Router.load(index)
+    many = prompts is not None
+    for start in range(0, len(texts), _BATCH):
+        for decision in router.route_many(texts[start : start + _BATCH], step=step):
+            if as_json:
+                _print_json(decision.to_dict())
+            elif many:
+                _print(_decision_line(decision))
+            else:
+                _show_decision(decision)
+
+
+@app.command()
+def doctor(
+    routes: _RoutesOption = Path("routes"),
+    index: _IndexOption = Path("index"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Check the installation, the encoder, the index and the keys; exit 1 when something is broken."""
+    from semroute.doctor import examine
+
+    findings = examine(routes, index)
+    if as_json:
+        _print_json([{"check": f.check, "status": f.status, "detail": f.detail} for f in findings])
+    else:
+        mark = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[red]broken[/]"}
+        table = Table.grid(padding=(0, 2))
+        for finding in findings:
+            table.add_row(mark[finding.status], f"[bold]{escape(finding.check)}[/]", escape(finding.detail))
+        _stdout().print(table)
+    if any(finding.status == "broken" for finding in findings):
+        raise typer.Exit(_CHECK_FAILED)
+
+
+@app.command()
+def schema(
+    which: Annotated[
+        str | None,
+        typer.Argument(help="semroute (the settings) or route; both when left out.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Accepted everywhere; a schema is JSON.")] = True,
+) -> None:
+    """Print the JSON Schemas of the YAML files, for editors."""
+    from semroute.config import json_schemas
+
+    schemas = json_schemas()
+    if which is not None and which not in schemas:
+        _refuse(f"There is no schema {which!r}: choose {' or '.join(schemas)}.")
+    _print(json.dumps(schemas if which is None else schemas[which], indent=2, ensure_ascii=False))
+
+
+def _check_index(routes: Path, index: Path, as_json: bool) -> None:
+    from semroute.build import check_index
+
+    changes = check_index(routes, index)
+    if as_json:
+        _print_json({"fresh": not changes, "changes": changes})
+    elif changes:
+        for change in changes:
+            _print(change)
+    else:
+        _print(f"{index}: up to date with {routes}")
+    if changes:
+        _say(f"{index} is stale against {routes}. Run: [bold]semroute build[/]")
+        raise typer.Exit(_CHECK_FAILED)
+
+
+def _build_summary(built: Built, index: Path) -> dict[str, Any]:
+    manifest = built.index.manifest
+    return {
+        "index": str(index),
+        "fingerprint": manifest.fingerprint,
+        "encoder": manifest.encoder.name,
+        "routes": manifest.counts.routes,
+        "utterances": manifest.counts.utterances,
+        "embedded": built.embedded,
+        "reused": built.reused,
+        "unchanged": built.unchanged,
+        "vectors": manifest.vectors.kind,
+        "max_distance": manifest.fitted.max_distance,
+        "warnings": _plain(built.index.config.warnings),
+    }
+
+
+def _build_sentence(built: Built, index: Path) -> str:
+    manifest = built.index.manifest
+    counts = f"{manifest.counts.utterances} utterances of {manifest.counts.routes} routes"
+    if built.unchanged:
+        return f"{index}: up to date ({counts})"
+    return (
+        f"{index}: {counts}, {built.embedded} embedded and {built.reused} reused; "
+        f"encoder {manifest.encoder.name}, max_distance {manifest.fitted.max_distance:.3f}"
+    )
+
+
+def _show_decision(decision: Decision) -> None:
+    out = _stdout()
+    served = decision.route or "default"
+    out.print(
+        f"[bold green]{escape(served)}[/] -> [bold]{escape(decision.model)}[/]   "
+        f"{decision.reason}, confidence {decision.confidence:.2f}, {decision.elapsed_ms:.1f} ms",
+        soft_wrap=True,
+    )
+    out.print(f"  {escape(decision.detail)}", soft_wrap=True)
+    if decision.rule is not None:
+        out.print(f"  rule: {escape(decision.rule)}", soft_wrap=True)
+    if decision.fallbacks:
+        out.print(f"  if that fails: {escape(', '.join(decision.fallbacks))}", soft_wrap=True)
+    if decision.neighbors:
+        table = Table.grid(padding=(0, 2))
+        for neighbor in decision.neighbors[:5]:
+            table.add_row(
+                f"  {neighbor.similarity:.3f}",
+                escape(neighbor.route),
+                f"[dim]{escape(neighbor.utterance)}[/]",
+            )
+        out.print("  nearest utterances:")
+        out.print(table)
+
+
+def _decision_line(decision: Decision) -> str:
+    return "\t".join([decision.route or "-", decision.model, decision.reason, f"{decision.confidence:.2f}"])
+
+
+def _read_prompts(source: str) -> Iterator[Prompt]:
+    """The prompts of a .txt or .jsonl file, or of stdin; every line that is wrong is named at once."""
+    path = Path(source)
+    if source != "-" and path.suffix not in {".txt", ".jsonl"}:
+        _refuse(f"{source}: a .txt file (one prompt a line) or a .jsonl file is needed, or - for stdin.")
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else path.read_bytes()
+        lines = _lines(data.decode("utf-8-sig"))
+    except OSError as error:
+        _refuse(f"{source}: cannot be read: {error.strerror or error}.")
+    except UnicodeDecodeError as error:
+        _refuse(f"{source}: not UTF-8 at byte {error.start}: save the file as UTF-8.")
+    starts_as_json = bool(lines) and lines[0].lstrip().startswith("{")
+    as_jsonl = path.suffix == ".jsonl" or (source == "-" and starts_as_json)
+    yield from _parse_jsonl(source, lines) if as_jsonl else lines
+
+
+def _lines(text: str) -> list[str]:
+    # Not splitlines(): it also breaks at characters that a prompt may hold, such as U+2028.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _parse_jsonl(source: str, lines: Iterable[str]) -> list[Prompt]:
+    prompts: list[Prompt] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            problems.append(Problem(source, number, error.colno, f"not JSON: {error.msg}."))
+            continue
+        except RecursionError:
+            problems.append(Problem(source, number, 1, "not JSON: nested too deeply."))
+            continue
+        prompt = row.get("prompt") if isinstance(row, dict) else None
+        if isinstance(prompt, str | list):
+            prompts.append(prompt)
+        else:
+            problems.append(Problem(source, number, 1, 'a row is {"prompt": text or messages}.'))
+    if problems:
+        raise ConfigError(tuple(problems))
+    return prompts
+
+
+class _progress:  # noqa: N801 - used as a function
+    """A progress bar on stderr that appears only on a terminal, and only when there is work to show."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        return self._advance
+
+    def _advance(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=_stderr(), transient=True, disable=not sys.stderr.isatty())
+            self._bar.start()
+            self._task = self._bar.add_task(self._what, total=total)
+        self._bar.update(self._task, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _stdout() -> Console:
+    return Console(highlight=False)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _print(text: str) -> None:
+    """One result. Plain, so that no width and no colour gets into what a program reads."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _print_json(value: Any) -> None:
+    _print(json.dumps(value, ensure_ascii=False))
+
+
+def _say(markup: str) -> None:
+    _stderr().print(markup, soft_wrap=True)
+
+
+def _say_problems(problems: Iterable[Problem]) -> None:
+    for problem in problems:
+        _say(
+            f"[bold]{escape(f'{problem.file}:{problem.line}:{problem.column}:')}[/] {escape(problem.message)}"
+        )
+
+
+def _say_warnings(warnings: Iterable[Problem]) -> None:
+    for warning in warnings:
+        where = escape(f"{warning.file}:{warning.line}:{warning.column}:")
+        _say(f"[bold]{where}[/] [yellow]warning:[/] {escape(warning.message)}")
+
+
+def _plain(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    return [{"file": p.file, "line": p.line, "column": p.column, "message": p.message} for p in problems]
+
+
+def _refuse(message: str) -> NoReturn:
+    _say(f"[red]error:[/] {escape(message)}")
+    raise typer.Exit(_BAD_INPUT)

@@ -1,0 +1,333 @@
+"""A folder with a tokenizer and an ONNX graph, run by onnxruntime; the bundled MiniLM is such a folder.
+
+Every text runs through the graph alone. Padding a batch would make a vector depend on the texts beside it:
+dynamic quantisation takes one scale for all activations of a run (mean cosine between a text alone and the
+same text in a batch of 32: 0.9915 for the bundled graph). Many texts are spread over the usable cores
+instead, one text a core, which costs about a seventh of the throughput of batches and keeps vectors exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from semroute.encoders.base import EncoderIdentity, Kind, Vectors, clip, unit_rows, usable_cores
+from semroute.encoders.folder import folder_digest, read_json, require_folder
+from semroute.errors import EncoderUnavailable, EncodingFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from onnxruntime import InferenceSession, SessionOptions
+    from tokenizers import Tokenizer
+
+Pooling = Literal["mean", "cls"]
+
+CHARS_PER_TOKEN = 4
+_DEFAULT_TOKENS = 512
+_ABSURD_TOKENS = 100_000
+_PARALLEL_FROM = 8
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_PROMPT_NAMES: dict[Kind, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
+_POOLINGS: dict[str, Pooling] = {
+    "": "mean",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "cls": "cls",
+    "cls_token": "cls",
+}
+_KNOWN_MODULES = ("_Transformer", "_Pooling", "_Normalize")
+_SATURATION_PROBE = Path(__file__).parent / "assets" / "saturation.onnx"
+
+
+class OnnxEncoder:
+    """Vectors from `model.onnx` (or `onnx/model.onnx`) and `tokenizer.json` in `folder`.
+
+    The graph takes `input_ids` and, when it declares them, `attention_mask` and `token_type_ids`. A 2-D
+    output, `sentence_embedding` before others, is the vector; otherwise a 3-D output is pooled as
+    `1_Pooling/config.json` says, by the mean without that file. Safe to use from several threads. Raises
+    EncoderUnavailable when the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, *, name: str, revision: str | None = None) -> None:
+        self._name = name
+        require_folder(folder, name=name)
+        self._settings = OnnxSettings.read(folder, name=name)
+        self._tokenizer = _open_tokenizer(folder / "tokenizer.json", self._settings.max_tokens, name=name)
+        self._session = _open_session(_model_file(folder, name=name), name=name)
+        self._inputs = _inputs(self._session, name=name)
+        self._output = _output(self._session, self._settings, name=name)
+        self._identity = EncoderIdentity(
+            name=name,
+            revision=revision or folder_digest(folder, name=name),
+            dim=self._measured_dim(),
+            preprocessing=self._settings.preprocessing,
+        )
+
+    @property
+    def identity(self) -> EncoderIdentity:
+        """The name as given; the revision is the digest of the folder unless one was given."""
+        return self._identity
+
+    def encode(self, texts: Sequence[str], *, kind: Kind) -> Vectors:
+        """Embed `texts`: shape (len(texts), dim), float32, C-contiguous, rows of length 1.
+
+        Raises EncodingFailed.
+        """
+        import numpy as np
+
+        raw = np.empty((len(texts), self._identity.dim), dtype=np.float32)
+
+        def fill(row: int) -> None:
+            raw[row] = self._embed(texts[row], kind)
+
+        if len(texts) < _PARALLEL_FROM or usable_cores() == 1:
+            for row in range(len(texts)):
+                fill(row)
+        else:
+            with ThreadPoolExecutor(usable_cores(), "semroute-onnx") as pool:
+                for _ in pool.map(fill, range(len(texts))):
+                    pass
+        return unit_rows(raw, name=self._name)
+
+    def _measured_dim(self) -> int:
+        try:
+            return len(self._embed("a", "document"))
+        except EncodingFailed as error:
+            raise EncoderUnavailable(str(error)) from error
+
+    def _embed(self, text: str, kind: Kind) -> NDArray[np.floating]:
+        """One text through the graph: shape (dim,), not yet of length 1."""
+        import numpy as np
+
+        prompt = self._settings.prompts[kind]
+        ids: list[int] = self._tokenizer.encode(prompt + clip(text, self._settings.max_chars)).ids
+        if not ids:
+            raise EncodingFailed(f"encoder {self._name}: its tokenizer makes no token of a text")
+        feed = {
+            "input_ids": ids,
+            "attention_mask": [1] * len(ids),
+            "token_type_ids": [0] * len(ids),
+        }
+        try:
+            (answer,) = self._session.run(
+                [self._output], {key: np.array([feed[key]], dtype) for key, dtype in self._inputs.items()}
+            )
+        except _runtime_errors() as error:
+            raise EncodingFailed(f"encoder {self._name}: the graph failed: {error}") from error
+        return _pooled(answer[0], self._settings.pooling)
+
+
+@dataclass(frozen=True)
+class OnnxSettings:
+    """What the JSON files of a model folder say about the steps before and after the graph.
+
+    `pooling` is None when they ask for something other than the mean or the first token.
+    """
+
+    max_tokens: int
+    pooling: Pooling | None
+    prompts: Mapping[Kind, str]
+
+    @classmethod
+    def read(cls, folder: Path, *, name: str) -> OnnxSettings:
+        """Read the settings in `folder`; a missing file means its defaults. Raises EncoderUnavailable."""
+        return cls(
+            max_tokens=_max_tokens(folder, name=name),
+            pooling=_pooling(folder, name=name),
+            prompts=_prompts(folder, name=name),
+        )
+
+    @property
+    def max_chars(self) -> int:
+        """Longer text is cut to this many characters before it is tokenised."""
+        return CHARS_PER_TOKEN * self.max_tokens
+
+    @property
+    def preprocessing(self) -> str:
+        """These settings as one line for `EncoderIdentity`; the rest lies in the files of the folder."""
+        return f"clip={self.max_chars} tokens={self.max_tokens}"
+
+
+def runtime_saturates() -> bool:
+    """Whether int8 products lose their largest sums on this processor.
+
+    x86-64 without VNNI multiplies u8 by s8 in pairs whose 16-bit sum saturates. The bundled graph then
+    still points the right way (mean cosine 0.992 with its own vectors elsewhere), but an index built on one
+    machine and searched on another would lose accuracy. Asking the runtime itself, with one small product,
+    holds for every processor, operating system and version.
+    """
+    return _runtime_saturates()
+
+
+@cache
+def _runtime_saturates() -> bool:
+    import numpy as np
+
+    session = _session(_SATURATION_PROBE, _session_options(), name="onnxruntime")
+    left = np.full((4, 64), 255, dtype=np.uint8)
+    (product,) = session.run(None, {"left": left})
+    return bool((product != 64 * 255 * 127).any())
+
+
+def _open_session(model: Path, *, name: str) -> InferenceSession:
+    options = _session_options()
+    if runtime_saturates():
+        # Exact u8 by u8 kernels. With VNNI they would cost 1.7 times the time for the same vectors.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return _session(model, options, name=name)
+
+
+def _session_options() -> SessionOptions:
+    from onnxruntime import SessionOptions
+
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # An arena keeps the memory of the longest text for ever, once a thread; it does not save time here.
+    options.enable_cpu_mem_arena = False
+    return options
+
+
+def _session(model: Path, options: SessionOptions, *, name: str) -> InferenceSession:
+    from onnxruntime import InferenceSession
+
+    try:
+        return InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except _runtime_errors() as error:
+        raise EncoderUnavailable(
+            f"encoder {name}: onnxruntime cannot load {model}: {error}; fetch or export it again"
+        ) from error
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """Every error of onnxruntime; they have no common base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    errors: tuple[type[Exception], ...] = (
+        state.EPFail,
+        state.EngineError,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+    return errors
+
+
+def _model_file(folder: Path, *, name: str) -> Path:
+    candidates = (folder / "model.onnx", folder / "onnx" / "model.onnx")
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise EncoderUnavailable(
+        f"encoder {name}: no model.onnx in {folder}; export the model there (optimum-cli export onnx)"
+    )
+
+
+def _open_tokenizer(file: Path, max_tokens: int, *, name: str) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    if not file.is_file():
+        raise EncoderUnavailable(f"encoder {name}: no {file}; copy the tokenizer.json of the model there")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise EncoderUnavailable(f"encoder {name}: cannot read {file}: {error}; fetch it again") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def _inputs(session: InferenceSession, *, name: str) -> dict[str, type[np.integer[Any]]]:
+    import numpy as np
+
+    declared = {node.name: node.type for node in session.get_inputs()}
+    foreign = sorted(set(declared) - set(_INPUTS))
+    if foreign or "input_ids" not in declared:
+        raise EncoderUnavailable(
+            f"encoder {name}: model.onnx has inputs {', '.join(declared)}; expected input_ids and at most "
+            "attention_mask and token_type_ids; export it for feature extraction"
+        )
+    return {key: np.int32 if kind == "tensor(int32)" else np.int64 for key, kind in declared.items()}
+
+
+def _output(session: InferenceSession, settings: OnnxSettings, *, name: str) -> str:
+    nodes = sorted(
+        session.get_outputs(), key=lambda node: (node.name != "sentence_embedding", len(node.shape))
+    )
+    usable = [node for node in nodes if len(node.shape) in {2, 3}]
+    if not usable:
+        raise EncoderUnavailable(
+            f"encoder {name}: model.onnx has no output of shape (texts, dim) or (texts, tokens, dim); "
+            "export it for feature extraction"
+        )
+    if len(usable[0].shape) == 3 and settings.pooling is None:
+        raise EncoderUnavailable(
+            f"encoder {name}: model.onnx ends before the pooling, and the folder asks for more than the mean "
+            "or the first token; export it with its pooling, as sentence_embedding"
+        )
+    return str(usable[0].name)
+
+
+def _pooled(answer: NDArray[np.floating], pooling: Pooling | None) -> NDArray[np.floating]:
+    """(dim,) as it is, (tokens, dim) pooled to (dim,)."""
+    if answer.ndim == 1:
+        return answer
+    vector: NDArray[np.floating] = answer[0] if pooling == "cls" else answer.mean(axis=0)
+    return vector
+
+
+def _max_tokens(folder: Path, *, name: str) -> int:
+    values = (
+        read_json(folder / "sentence_bert_config.json", name=name).get("max_seq_length"),
+        read_json(folder / "tokenizer_config.json", name=name).get("model_max_length"),
+    )
+    for value in values:
+        if isinstance(value, int) and 0 < value < _ABSURD_TOKENS:
+            return value
+    return _DEFAULT_TOKENS
+
+
+def _pooling(folder: Path, *, name: str) -> Pooling | None:
+    config = read_json(folder / "1_Pooling" / "config.json", name=name)
+    if not config.get("include_prompt", True) or _has_further_modules(folder):
+        return None
+    return _POOLINGS.get(_asked_pooling(config))
+
+
+def _asked_pooling(config: Mapping[str, Any]) -> str:
+    mode = config.get("pooling_mode")
+    if mode is None:
+        prefix = "pooling_mode_"
+        mode = [
+            key.removeprefix(prefix) for key, on in config.items() if key.startswith(prefix) and on is True
+        ]
+    return mode if isinstance(mode, str) else "+".join(map(str, mode))
+
+
+def _has_further_modules(folder: Path) -> bool:
+    """Whether layers follow the pooling, which a graph that ends before the pooling does not hold."""
+    return any(path.is_dir() and not path.name.endswith(_KNOWN_MODULES) for path in folder.glob("[0-9]_*"))
+
+
+def _prompts(folder: Path, *, name: str) -> dict[Kind, str]:
+    config = read_json(folder / "config_sentence_transformers.json", name=name)
+    prompts = config.get("prompts") or {}
+    default = prompts.get(config.get("default_prompt_name"), "")
+    return {
+        kind: next((prompts[key] for key in keys if prompts.get(key)), default)
+        for kind, keys in _PROMPT_NAMES.items()
+    }

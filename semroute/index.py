@@ -1,0 +1,471 @@
+"""RouteIndex: the utterances of a config as vectors in FAISS, and what was fitted on them.
+
+A `Config` and an `Encoder` become a `RouteIndex` by `build`; `save`, `load` and `check` tie it to a folder.
+An index is never changed once it exists: a new build makes a new one, so searching needs no lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+
+from semroute import artifact, calibrate
+from semroute.artifact import Manifest
+from semroute.calibrate import Fitted
+from semroute.changes import config_changes, encoder_changes
+from semroute.config import Config
+from semroute.errors import ArtifactCorrupt, ArtifactMismatch, ConfigError, EncodingFailed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from semroute.encoders.base import Encoder, EncoderIdentity, Kind, KnownIdentity, Vectors
+
+Progress = Callable[[int, int], None]
+"""Called with (texts embedded so far, texts to embed)."""
+
+FLAT_UP_TO = 4_096
+"""Up to this many utterances an exhaustive search is as fast as a graph and exact (bench/faiss_kinds.py)."""
+
+_HNSW_NEIGHBORS, _HNSW_BUILD_WIDTH, _HNSW_SEARCH_WIDTH = 16, 80, 128
+_CHUNK = 512  # texts between two steps of the progress bar
+_UNIT_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One indexed text and the place of its route in the config."""
+
+    route: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouteIndex:
+    """The vectors of all utterances, searchable, with the config they came from.
+
+    entries: the indexed texts, in the order of the rows of `vectors`.
+    routes: (n,) int64, the route of each row as an index into `config.routes`.
+    negatives: (m, dim) the vectors of `config.settings.default.heldout`, kept so that a rebuild need not
+        embed them again.
+    """
+
+    config: Config
+    manifest: Manifest
+    entries: tuple[Entry, ...]
+    routes: NDArray[np.int64]
+    vectors: faiss.Index
+    fitted: Fitted
+    negatives: Vectors
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything this index was built from."""
+        return self.manifest.fingerprint
+
+    @property
+    def route_names(self) -> tuple[str, ...]:
+        """Every route, in the order of the config."""
+        return tuple(route.name for route in self.config.routes)
+
+    def search(
+        self, queries: Vectors, k: int, only: frozenset[int] | None = None
+    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """The `k` nearest utterances of each query, or all there are.
+
+        queries: (n, dim) float32, C-contiguous, finite unit rows.
+        only: the routes (as indices into `config.routes`) whose utterances may be found; None means all.
+
+        Returns for each query (similarities, rows), both of the same length, at most `k`.
+        Raises EncodingFailed when `queries` is not such an array.
+        """
+        # FAISS guards these by assert only, and reads out of bounds under `python -O`.
+        check_vectors(queries, self.manifest.encoder.dim)
+        if len(self.entries) == 0:
+            return [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+        store, parameters = self._store_and_parameters(only)
+        similarities, rows = store.search(queries, min(k, len(self.entries)), params=parameters)
+        # FAISS fills up with id -1, which as a Python index would mean the last utterance.
+        return [(found[ids >= 0], ids[ids >= 0]) for found, ids in zip(similarities, rows, strict=True)]
+
+    def reconstruct(self) -> Vectors:
+        """The stored vectors, shape (n, dim)."""
+        if len(self.entries) == 0:
+            return np.empty((0, self.manifest.encoder.dim), np.float32)
+        stored: Vectors = self.vectors.reconstruct_n(0, len(self.entries))
+        return stored
+
+    def _store_and_parameters(self, only: frozenset[int] | None) -> tuple[Any, Any]:
+        store: Any = self.vectors
+        if only is None:
+            return store, None
+        if isinstance(store, faiss.IndexHNSW):
+            # A graph walked past forbidden nodes may lose its way: its storage is searched exhaustively.
+            store = faiss.downcast_index(store.storage)
+        parameters: Any = faiss.SearchParameters
+        allowed = np.flatnonzero(np.isin(self.routes, list(only)))
+        return store, parameters(sel=faiss.IDSelectorBatch(allowed))
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """A built index and what the build did: how many texts were embedded and how many vectors reused."""
+
+    index: RouteIndex
+    embedded: int
+    reused: int
+
+
+def fingerprint(config: Config, encoder: EncoderIdentity | artifact.EncoderRecord) -> str:
+    """Digest of what an index is built from: config, encoder identity and way of fitting; never of vectors.
+
+    The same on every machine, so that an index built elsewhere can be checked without a model.
+    """
+    inputs = {
+        "format": artifact.FORMAT,
+        "fit": calibrate.VERSION,
+        "encoder": {
+            "name": encoder.name,
+            "revision": encoder.revision,
+            "dim": encoder.dim,
+            "preprocessing": encoder.preprocessing,
+        },
+        "config": config.canonical(),
+    }
+    return "sha256:" + hashlib.sha256(artifact.canonical_json(inputs)).hexdigest()
+
+
+def build(
+    config: Config,
+    encoder: Encoder,
+    *,
+    previous: RouteIndex | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Embed the utterances of `config` and fit on them.
+
+    Vectors of texts that `previous` holds, made by an encoder of the same identity, are taken from there.
+
+    Raises EncoderError when the encoder fails or gives something that is no embedding.
+    """
+    identity = encoder.identity
+    if previous is not None and previous.manifest.encoder != _encoder_record(identity):
+        previous = None
+    entries = _entries(config, previous)
+    vectors, embedded = _vectors_of(entries, encoder, previous, progress)
+    routes = np.array([entry.route for entry in entries], np.int64)
+    negatives = _negatives(config, encoder, previous)
+    fitted = calibrate.fit(vectors, routes, negatives)
+    store, record = _vector_store(vectors, entries, config, previous)
+    index = RouteIndex(
+        config=config,
+        manifest=_manifest(config, identity, len(entries), record, fitted),
+        entries=entries,
+        routes=routes,
+        vectors=store,
+        fitted=fitted,
+        negatives=negatives,
+    )
+    return BuildReport(index=index, embedded=embedded, reused=len(entries) - embedded)
+
+
+def save(index: RouteIndex, folder: Path) -> RouteIndex:
+    """Store `index` in `folder`, atomically, and return it with the manifest that was written.
+
+    Raises ArtifactNotWritten; what was in the folder before then still stands.
+    """
+    contents = {
+        "config": artifact.canonical_json(index.config.canonical()),
+        "utterances": _utterances_to_bytes(index),
+        "vectors": faiss.serialize_index(index.vectors).tobytes(),
+        "fitted": _fitted_to_bytes(index),
+    }
+    files = {role: artifact.file_record(role, _SUFFIX[role], data) for role, data in contents.items()}
+    manifest = index.manifest.model_copy(update={"files": files})
+    artifact.write(folder, manifest, contents)
+    return replace(index, manifest=manifest)
+
+
+def load(folder: Path) -> RouteIndex:
+    """Read an index, verified: size, digest, header, type, dimension and counts, before FAISS sees a byte.
+
+    Raises ArtifactMissing, ArtifactCorrupt or ArtifactMismatch.
+    """
+    manifest, contents = artifact.read(folder)
+    missing = sorted(_SUFFIX.keys() - contents.keys())
+    if missing:
+        raise ArtifactCorrupt(f"{folder / artifact.MANIFEST}: lists no file for {', '.join(missing)}.")
+    try:
+        config = _config_from_bytes(contents["config"])
+        entries = _entries_from_bytes(contents["utterances"], config)
+        _check_store_header(contents["vectors"], manifest, len(entries))
+        fitted, negatives = _fitted_from_bytes(contents["fitted"], manifest)
+    except (ValueError, KeyError, TypeError, zipfile.BadZipFile, struct.error, ConfigError) as error:
+        raise ArtifactCorrupt(
+            f"{folder}: its files are intact but do not fit together: {error}. Run `semroute build`."
+        ) from error
+    if fingerprint(config, manifest.encoder) != manifest.fingerprint:
+        raise ArtifactMismatch(
+            f"{folder}: built by a semroute that reads or fits routes differently. Run `semroute build`."
+        )
+    return RouteIndex(
+        config=config,
+        manifest=manifest,
+        entries=entries,
+        routes=np.array([entry.route for entry in entries], np.int64),
+        vectors=_store_from_bytes(contents["vectors"]),
+        fitted=fitted,
+        negatives=negatives,
+    )
+
+
+def check(config: Config, known: KnownIdentity, folder: Path) -> list[str]:
+    """What makes the index in `folder` stale against `config`, in words; empty when it is up to date.
+
+    Needs no model. Parts of the encoder's identity that only loading it could tell are not compared.
+    Raises ArtifactMissing, ArtifactCorrupt or ArtifactMismatch.
+    """
+    manifest = artifact.read_manifest(folder)
+    artifact.verify(folder, manifest)
+    changes = encoder_changes(known, manifest.encoder)
+    if fingerprint(config, manifest.encoder) != manifest.fingerprint:
+        built = _config_from_bytes(artifact.read(folder)[1]["config"])
+        changes += config_changes(built, config) or ["how routes are fitted (another semroute)"]
+    return changes
+
+
+def _without_threads() -> None:
+    # A forked child has OpenMP's state but none of its threads, and would wait for them for ever.
+    faiss.omp_set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_without_threads)
+
+
+_SUFFIX = {"config": "json", "utterances": "jsonl", "vectors": "faiss", "fitted": "npz"}
+
+
+def _encoder_record(identity: EncoderIdentity) -> artifact.EncoderRecord:
+    return artifact.EncoderRecord(**asdict(identity))
+
+
+def _entries(config: Config, previous: RouteIndex | None) -> tuple[Entry, ...]:
+    """What is indexed: each text of a route once; the description where a route has no utterance.
+
+    In the order of the config, except where a graph can grow from `previous`: then its rows come first.
+    """
+    entries = [
+        Entry(place, text)
+        for place, route in enumerate(config.routes)
+        for text in dict.fromkeys(route.utterances or (route.description,))
+    ]
+    if previous is None or not _can_grow(len(entries), previous):
+        return tuple(entries)
+    places = {route.name: place for place, route in enumerate(config.routes)}
+    old = [Entry(places.get(previous.route_names[entry.route], -1), entry.text) for entry in previous.entries]
+    kept = set(old)
+    if not kept <= set(entries):
+        return tuple(entries)
+    return tuple(old + [entry for entry in entries if entry not in kept])
+
+
+def _can_grow(count: int, previous: RouteIndex) -> bool:
+    return isinstance(previous.vectors, faiss.IndexHNSW) and len(previous.entries) <= count
+
+
+def _vectors_of(
+    entries: Sequence[Entry], encoder: Encoder, previous: RouteIndex | None, progress: Progress | None
+) -> tuple[Vectors, int]:
+    """The vectors of `entries`, shape (n, dim), and how many had to be embedded."""
+    vectors = np.empty((len(entries), encoder.identity.dim), np.float32)
+    known: dict[str, int] = {}
+    if previous is not None:
+        stored = previous.reconstruct()
+        known = {entry.text: row for row, entry in enumerate(previous.entries)}
+    rows_of: dict[str, list[int]] = {}
+    for row, entry in enumerate(entries):
+        if entry.text in known:
+            vectors[row] = stored[known[entry.text]]
+        else:
+            rows_of.setdefault(entry.text, []).append(row)
+    missing = list(rows_of)
+    for start in range(0, len(missing), _CHUNK):
+        chunk = missing[start : start + _CHUNK]
+        for text, vector in zip(chunk, _embed(encoder, chunk, "document"), strict=True):
+            vectors[rows_of[text]] = vector
+        if progress is not None:
+            progress(min(start + _CHUNK, len(missing)), len(missing))
+    return vectors, len(missing)
+
+
+def _negatives(config: Config, encoder: Encoder, previous: RouteIndex | None) -> Vectors:
+    """Vectors of the default heldout prompts, shape (m, dim)."""
+    heldout = config.settings.default.heldout
+    known: dict[str, Any] = {}
+    if previous is not None:
+        known = dict(zip(previous.config.settings.default.heldout, previous.negatives, strict=True))
+    missing = [text for text in heldout if text not in known]
+    known.update(zip(missing, _embed(encoder, missing, "query"), strict=True))
+    return np.array([known[text] for text in heldout], np.float32).reshape(len(heldout), encoder.identity.dim)
+
+
+def _embed(encoder: Encoder, texts: Sequence[str], kind: Kind) -> Vectors:
+    """`encoder.encode`, with its promise checked. Raises EncodingFailed."""
+    if not texts:
+        return np.empty((0, encoder.identity.dim), np.float32)
+    vectors = encoder.encode(texts, kind=kind)
+    check_vectors(vectors, encoder.identity.dim)
+    if len(vectors) != len(texts):
+        raise EncodingFailed(f"The encoder gave {len(vectors)} vectors for {len(texts)} texts.")
+    return vectors
+
+
+def check_vectors(vectors: Vectors, dim: int) -> None:
+    """Raise EncodingFailed unless `vectors` is (n, dim) float32, C-contiguous, each row of length 1."""
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape[1] != dim:
+        shape = getattr(vectors, "shape", type(vectors).__name__)
+        raise EncodingFailed(f"The encoder gave {shape} and must give an array of shape (n, {dim}).")
+    if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
+        order = "" if vectors.flags.c_contiguous else " in another memory order"
+        raise EncodingFailed(f"The encoder gave {vectors.dtype}{order} and must give C-contiguous float32.")
+    off = np.abs(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) - 1.0)
+    if not np.all(off < _UNIT_TOLERANCE):  # also false for NaN
+        raise EncodingFailed("The encoder gave a vector that is not of length 1 (zero, infinite or NaN).")
+
+
+def _vector_store(
+    vectors: Vectors, entries: Sequence[Entry], config: Config, previous: RouteIndex | None
+) -> tuple[faiss.Index, artifact.VectorsRecord]:
+    if len(entries) <= FLAT_UP_TO:
+        flat = faiss.IndexFlatIP(vectors.shape[1])
+        flat.add(vectors)
+        return flat, _store_record("flat", f"exhaustive up to {FLAT_UP_TO} utterances")
+    rule = f"a graph above {FLAT_UP_TO} utterances"
+    if previous is not None and _grows_from(entries, config, previous):
+        # A copy: an index that is being searched must never change.
+        graph = faiss.deserialize_index(faiss.serialize_index(previous.vectors))
+        graph.add(np.ascontiguousarray(vectors[len(previous.entries) :]))
+        return graph, _store_record("hnsw", rule)
+    graph = faiss.IndexHNSWFlat(vectors.shape[1], _HNSW_NEIGHBORS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = _HNSW_BUILD_WIDTH
+    graph.hnsw.efSearch = _HNSW_SEARCH_WIDTH
+    graph.add(vectors)
+    return graph, _store_record("hnsw", rule)
+
+
+def _grows_from(entries: Sequence[Entry], config: Config, previous: RouteIndex) -> bool:
+    if not _can_grow(len(entries), previous):
+        return False
+    names, old_names = tuple(route.name for route in config.routes), previous.route_names
+    return all(
+        new.text == old.text and names[new.route] == old_names[old.route]
+        for new, old in zip(entries, previous.entries, strict=False)
+    )
+
+
+def _store_record(kind: str, rule: str) -> artifact.VectorsRecord:
+    return artifact.VectorsRecord(kind=kind, metric="inner_product", dtype="float32", rule=rule)
+
+
+def _manifest(
+    config: Config, identity: EncoderIdentity, utterances: int, record: artifact.VectorsRecord, fitted: Fitted
+) -> Manifest:
+    heldout = sum(len(route.heldout) for route in config.routes) + len(config.settings.default.heldout)
+    return Manifest(
+        format=artifact.FORMAT,
+        fingerprint=fingerprint(config, identity),
+        encoder=_encoder_record(identity),
+        counts=artifact.CountsRecord(routes=len(config.routes), utterances=utterances, heldout=heldout),
+        vectors=record,
+        fitted=artifact.FittedRecord(**asdict(fitted)),
+        files={},
+        built_with={"semroute": version("semroute-router"), "faiss": faiss.__version__},
+    )
+
+
+def _utterances_to_bytes(index: RouteIndex) -> bytes:
+    names = index.route_names
+    lines = [
+        json.dumps({"route": names[entry.route], "text": entry.text}, ensure_ascii=False) + "\n"
+        for entry in index.entries
+    ]
+    return "".join(lines).encode("utf-8")
+
+
+def _entries_from_bytes(data: bytes, config: Config) -> tuple[Entry, ...]:
+    places = {route.name: place for place, route in enumerate(config.routes)}
+    rows = (json.loads(line) for line in data.decode("utf-8").split("\n") if line)
+    return tuple(Entry(places[row["route"]], row["text"]) for row in rows)
+
+
+def _config_from_bytes(data: bytes) -> Config:
+    return Config.from_canonical(json.loads(data))
+
+
+def _fitted_to_bytes(index: RouteIndex) -> bytes:
+    arrays = {
+        "max_distance": np.float64(index.fitted.max_distance),
+        "min_confidence": np.float64(index.fitted.min_confidence),
+        "negatives": index.negatives,
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, value in arrays.items():
+            # numpy.savez stamps the current time on each entry; the same inputs must give the same bytes.
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            with archive.open(entry, "w") as file:
+                np.lib.format.write_array(file, np.asarray(value), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _fitted_from_bytes(data: bytes, manifest: Manifest) -> tuple[Fitted, Vectors]:
+    dim = manifest.encoder.dim
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        # Stored, not compressed: what an entry claims to unpack to is bounded by the size of the file.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("the fitted numbers are compressed")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        fitted = Fitted(
+            max_distance=float(arrays["max_distance"]),
+            min_confidence=float(arrays["min_confidence"]),
+            on=manifest.fitted.on,
+        )
+        negatives = np.ascontiguousarray(arrays["negatives"])
+    if negatives.dtype != np.float32 or negatives.ndim != 2 or negatives.shape[1] != dim:
+        raise ValueError(f"the fitted vectors are {negatives.dtype} {negatives.shape}")
+    if (fitted.max_distance, fitted.min_confidence) != (
+        manifest.fitted.max_distance,
+        manifest.fitted.min_confidence,
+    ):
+        raise ValueError("the fitted numbers are not those of the manifest")
+    return fitted, negatives
+
+
+_HEADER = struct.Struct("<4siqqq?i")  # FAISS: fourcc, dim, ntotal, two unused, is_trained, metric
+_FOURCC = {"flat": b"IxFI", "hnsw": b"IHNf"}
+
+
+def _check_store_header(data: bytes, manifest: Manifest, count: int) -> None:
+    fourcc, dim, total, _, _, trained, metric = _HEADER.unpack_from(data)
+    wanted = (_FOURCC.get(manifest.vectors.kind), manifest.encoder.dim, manifest.counts.utterances, True, 0)
+    if (fourcc, dim, total, trained, metric) != wanted or total != count:
+        raise ValueError(f"the vectors are {fourcc!r} of {total} x {dim}, and the manifest says {wanted!r}")
+    if len(data) < total * dim * 4:
+        raise ValueError(f"{len(data)} bytes cannot hold {total} vectors of {dim} numbers")
+
+
+def _store_from_bytes(data: bytes) -> faiss.Index:
+    return faiss.deserialize_index(np.frombuffer(data, np.uint8))

@@ -1,0 +1,379 @@
+"""Router: the only place where a prompt becomes a Decision.
+
+    text -> rules -> encoder -> index -> vote -> limits -> models -> Decision
+
+Loading fails closed; routing fails open: whatever goes wrong with one prompt, the default serves it, and the
+decision says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from semroute import catalog, vote
+from semroute import index as route_index
+from semroute.catalog import Need
+from semroute.config import Rule, Weights
+from semroute.decision import Decision, Reason, Vote
+from semroute.encoders import open_encoder
+from semroute.errors import ArtifactMismatch, EncodingFailed, SemrouteError
+from semroute.index import RouteIndex
+from semroute.rules import Facts, RuleBook
+from semroute.text import Prompt, routed_text
+from semroute.ulid import new_ulid
+from semroute.vote import NO_VOTE, Limits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from semroute.encoders.base import Encoder, Vectors
+
+_log = logging.getLogger("semroute")
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a caller asks beside the prompt, in one form."""
+
+    need: Need
+    weights: Weights | None
+    step: str | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Which route serves and why, before a model is chosen. `models` is set where a rule names them."""
+
+    route: str | None
+    reason: Reason
+    detail: str
+    vote: Vote = NO_VOTE
+    confidence: float = 0.0
+    rule: str | None = None
+    models: tuple[str, ...] = ()
+
+
+class Router:
+    """Decides which model serves a prompt. Safe to use from any number of threads.
+
+    Each decision is made from one snapshot of index, encoder and rules; `reload` replaces the snapshot in one
+    step, and decisions under way finish with the one they began with.
+    """
+
+    def __init__(self, index: RouteIndex, encoder: Encoder, *, folder: Path | None = None) -> None:
+        """Make a router over `index`; `folder` is where `reload` looks for the next one.
+
+        Raises ArtifactMismatch when `encoder` is not the one that made the vectors.
+        """
+        self._snapshot = _Snapshot(index, encoder)
+        self._folder = folder
+        self._reloading = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, encoder: Encoder | None = None) -> Router:
+        """Load the index in `folder`, verified, and open its encoder (or take the one given).
+
+        Raises ArtifactError or EncoderError.
+        """
+        place = Path(folder)
+        index = route_index.load(place)
+        return cls(index, encoder or _encoder_for(index, place), folder=place)
+
+    @property
+    def index(self) -> RouteIndex:
+        """The index that answers now."""
+        return self._snapshot.index
+
+    def route(
+        self,
+        prompt: Prompt,
+        *,
+        exclude: Collection[str] = (),
+        needs: Collection[str] = (),
+        max_usd_per_1m: float | None = None,
+        weights: Weights | Mapping[str, float] | None = None,
+        step: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Decision:
+        """Decide which model serves `prompt`. Never raises: on any fault the default serves, with the reason.
+
+        prompt: text, or OpenAI-style messages, of which the text of the last user message is routed.
+        exclude: names of models that must not serve.
+        needs: capabilities the model must have declared, such as "tools" or "vision".
+        max_usd_per_1m: US dollars per million prompt tokens the model may cost at most.
+        weights: quality, cost, ttft and itl, in place of `select` of the settings.
+        step, metadata: what rules may test beside the text.
+        """
+        return self.route_many(
+            [prompt],
+            exclude=exclude,
+            needs=needs,
+            max_usd_per_1m=max_usd_per_1m,
+            weights=weights,
+            step=step,
+            metadata=metadata,
+        )[0]
+
+    def route_many(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        exclude: Collection[str] = (),
+        needs: Collection[str] = (),
+        max_usd_per_1m: float | None = None,
+        weights: Weights | Mapping[str, float] | None = None,
+        step: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[Decision]:
+        """`route` for many prompts, in their order, encoded together; the keywords hold for all of them.
+
+        `elapsed_ms` of each decision is its share of the time the whole took.
+        """
+        snapshot = self._snapshot
+        started = time.perf_counter()
+        prompts = list(prompts)
+        try:
+            request = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
+        except (TypeError, ValueError) as error:
+            request = _request((), (), None, None, None, None)
+            fault = _Verdict(None, "error", f"The default serves: {_argument_fault(error)}")
+            verdicts = [fault for _ in prompts]
+        else:
+            verdicts = snapshot.verdicts(prompts, request)
+        share = (time.perf_counter() - started) / max(len(prompts), 1)
+        return [snapshot.decision(verdict, request, share) for verdict in verdicts]
+
+    async def aroute(self, prompt: Prompt, **request: Any) -> Decision:
+        """`route` in a worker thread, so that the event loop goes on meanwhile. Same keywords."""
+        return await asyncio.to_thread(self.route, prompt, **request)
+
+    def reload(self) -> None:
+        """Load the folder again and answer from what it holds now.
+
+        Raises ArtifactError or EncoderError when the new index is bad; the old one then goes on answering.
+        """
+        if self._folder is None:
+            raise ArtifactMismatch("This router was not loaded from a folder: there is nothing to reload.")
+        with self._reloading:
+            index = route_index.load(self._folder)
+            old = self._snapshot
+            same_encoder = index.manifest.encoder == old.index.manifest.encoder
+            encoder = old.encoder if same_encoder else _encoder_for(index, self._folder)
+            self._snapshot = _Snapshot(index, encoder)
+
+
+class _Snapshot:
+    """Everything one decision needs, never changed after it is made."""
+
+    def __init__(self, index: RouteIndex, encoder: Encoder) -> None:
+        _check_encoder(index, encoder)
+        self.index = index
+        self.encoder = encoder
+        self._settings = index.config.settings
+        self._rules = RuleBook(self._settings.rules)
+        self._names = index.route_names
+        self._places = {name: place for place, name in enumerate(self._names)}
+        fitted = self._settings.vote
+        self._limits = Limits(
+            index.fitted.max_distance if fitted.max_distance == "auto" else fitted.max_distance,
+            index.fitted.min_confidence if fitted.min_confidence == "auto" else fitted.min_confidence,
+        )
+
+    def verdicts(self, prompts: Sequence[Prompt], request: _Request) -> list[_Verdict]:
+        """One verdict a prompt: by a rule where one decides, else by the vote of its neighbours."""
+        verdicts: list[_Verdict | None] = []
+        waiting: dict[Rule | None, list[tuple[int, str]]] = {}
+        for place, prompt in enumerate(prompts):
+            try:
+                text = routed_text(prompt)
+            except TypeError as error:
+                verdicts.append(_Verdict(None, "error", f"The default serves: {error}."))
+                continue
+            rule = self._rules.first_match(Facts(text, request.step, request.metadata))
+            verdict = self._without_vote(text, rule)
+            verdicts.append(verdict)
+            if verdict is None:
+                waiting.setdefault(rule, []).append((place, text))
+        for rule, group in waiting.items():
+            found = self._by_vote([text for _, text in group], rule)
+            for (place, _), verdict in zip(group, found, strict=True):
+                verdicts[place] = verdict
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def decision(self, verdict: _Verdict, request: _Request, seconds: float) -> Decision:
+        """Choose the model for `verdict` and write the decision."""
+        reason, detail = verdict.reason, verdict.detail
+        preferred = self._preferred(verdict)
+        ranked = catalog.rank(preferred, self._settings.models, request.weights or self._settings.select)
+        allowed = self._allowed(ranked, request.need)
+        if not allowed:
+            allowed = ranked
+            reason, detail = "constraint", f"No model meets what the call asks for. {detail}".rstrip()
+        elif allowed[0] != ranked[0]:
+            reason = "constraint"
+            detail = f"{ranked[0]!r} does not meet what the call asks for. {detail}".rstrip()
+        return Decision(
+            id=new_ulid(),
+            route=verdict.route,
+            model=allowed[0],
+            fallbacks=allowed[1:],
+            reason=reason,
+            detail=detail,
+            confidence=verdict.confidence,
+            similarity=verdict.vote.similarity,
+            margin=verdict.vote.margin,
+            neighbors=verdict.vote.neighbors,
+            candidates=catalog.candidates(allowed, self._settings.models),
+            scores=verdict.vote.scores,
+            rule=verdict.rule,
+            index=self.index.fingerprint,
+            elapsed_ms=seconds * 1_000.0,
+        )
+
+    def _without_vote(self, text: str, rule: Rule | None) -> _Verdict | None:
+        if rule is not None and not rule.only:
+            return _Verdict(
+                route=rule.route,
+                reason="rule",
+                detail=f"Rule {rule.name!r} holds.",
+                confidence=1.0,
+                rule=rule.name,
+                models=rule.model_names,
+            )
+        if not text.strip():
+            name = None if rule is None else rule.name
+            return _Verdict(None, "empty_prompt", "There is no text to route.", rule=name)
+        return None
+
+    def _by_vote(self, texts: Sequence[str], rule: Rule | None) -> list[_Verdict]:
+        name = None if rule is None else rule.name
+        only = None
+        if rule is not None and rule.only:
+            only = frozenset(self._places[route] for route in rule.only)
+        try:
+            votes = self._votes(texts, only)
+        except Exception as error:  # noqa: BLE001 - an encoder may be anyone's; the prompt must be served
+            _log.error("The default serves %d prompt(s): %s", len(texts), _anonymous(error))
+            detail = f"The encoder failed ({type(error).__name__})."
+            return [_Verdict(None, "error", detail, rule=name) for _ in texts]
+        return [self._judged(found, name) for found in votes]
+
+    def _votes(self, texts: Sequence[str], only: frozenset[int] | None) -> list[Vote | None]:
+        """The vote on each text; None where its vector is none (zero, infinite, not a number)."""
+        vectors = self.encoder.encode(texts, kind="query")
+        usable = _usable_rows(vectors, len(texts))
+        votes: list[Vote | None] = [None] * len(texts)
+        found = self.index.search(np.ascontiguousarray(vectors[usable]), self._settings.vote.neighbors, only)
+        for place, (similarities, rows) in zip(usable.tolist(), found, strict=True):
+            utterances = [self.index.entries[row].text for row in rows.tolist()]
+            votes[place] = vote.count(similarities, self.index.routes[rows], self._names, utterances)
+        return votes
+
+    def _judged(self, found: Vote | None, rule: str | None) -> _Verdict:
+        if found is None:
+            return _Verdict(None, "error", "The encoder gave no usable vector for this text.", rule=rule)
+        judged = vote.judge(found, self._limits_of(found.best))
+        return _Verdict(
+            route=found.best if judged.accepted else None,
+            reason=judged.reason,
+            detail=judged.detail,
+            vote=found,
+            confidence=found.confidence,
+            rule=rule,
+        )
+
+    def _limits_of(self, route: str | None) -> Limits:
+        if route is None:
+            return self._limits
+        own = self.index.config.routes[self._places[route]]
+        return Limits(
+            self._limits.max_distance if own.max_distance is None else own.max_distance,
+            self._limits.min_confidence if own.min_confidence is None else own.min_confidence,
+        )
+
+    def _preferred(self, verdict: _Verdict) -> tuple[str, ...]:
+        if verdict.models:
+            return verdict.models
+        if verdict.route is not None:
+            return self.index.config.routes[self._places[verdict.route]].model_names
+        return self._settings.default.model_names
+
+    def _allowed(self, ranked: tuple[str, ...], need: Need) -> tuple[str, ...]:
+        """The models that may serve, best first: those of the route, then those of the default.
+
+        Where none of them meets the need, any model of the catalogue that does.
+        """
+        models = self._settings.models
+        last_resorts = tuple(name for name in self._settings.default.model_names if name not in ranked)
+        meeting = tuple(name for name in ranked + last_resorts if need.met_by(name, models[name]))
+        return meeting or tuple(name for name, card in models.items() if need.met_by(name, card))
+
+
+def _request(
+    exclude: Collection[str],
+    needs: Collection[str],
+    max_usd_per_1m: float | None,
+    weights: Weights | Mapping[str, float] | None,
+    step: str | None,
+    metadata: Mapping[str, Any] | None,
+) -> _Request:
+    if weights is not None and not isinstance(weights, Weights):
+        weights = Weights.model_validate(dict(weights))
+    need = Need(exclude=_names(exclude), capabilities=_names(needs), max_usd_per_1m=max_usd_per_1m)
+    return _Request(need, weights, step, dict(metadata or {}))
+
+
+def _names(names: Collection[str]) -> frozenset[str]:
+    return frozenset((names,) if isinstance(names, str) else names)
+
+
+def _argument_fault(error: TypeError | ValueError) -> str:
+    """What is wrong with the arguments, on one line: pydantic's errors take several."""
+    return f"bad arguments ({' '.join(str(error).split()[:40])})."
+
+
+def _usable_rows(vectors: Vectors, count: int) -> NDArray[np.intp]:
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or len(vectors) != count:
+        raise EncodingFailed(f"the encoder did not give {count} rows")
+    lengths = np.einsum("ij,ij->i", vectors, vectors)
+    return np.flatnonzero(np.abs(lengths - 1.0) < 0.02)  # false for NaN too
+
+
+def _anonymous(error: Exception) -> str:
+    """An error for the log, without anything that may hold prompt text: foreign messages are left out."""
+    if isinstance(error, SemrouteError):
+        return f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " <- ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-3:]))
+    return f"{type(error).__name__} at {where}"
+
+
+def _encoder_for(index: RouteIndex, folder: Path) -> Encoder:
+    record = index.manifest.encoder
+    return open_encoder(record.name, root=folder.absolute().parent, dim=record.dim)
+
+
+def _check_encoder(index: RouteIndex, encoder: Encoder) -> None:
+    record, identity = index.manifest.encoder, encoder.identity
+    differing = [
+        f"{part} {getattr(record, part)!r} -> {getattr(identity, part)!r}"
+        for part in ("name", "revision", "dim", "preprocessing")
+        if getattr(record, part) != getattr(identity, part)
+    ]
+    if differing:
+        raise ArtifactMismatch(
+            f"The index was built with another encoder ({'; '.join(differing)}). "
+            "Run `semroute build`, or open the encoder it was built with."
+        )

@@ -1,0 +1,65 @@
+"""Which text of a request is routed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semroute.text import routed_text
+
+
+def test_text_is_routed_as_it_is():
+    assert routed_text("  Where is\nmy refund? ") == "  Where is\nmy refund? "
+
+
+def test_the_last_user_message_is_routed_and_nothing_else():
+    messages = [
+        {"role": "system", "content": "You are a SQL expert. Write code."},
+        {"role": "user", "content": "first question"},
+        {"role": "assistant", "content": "an answer", "tool_calls": [{"function": {"name": "run_sql"}}]},
+        {"role": "tool", "content": "42 rows"},
+        {"role": "user", "content": "translate this to French"},
+        {"role": "assistant", "content": None},
+    ]
+    assert routed_text(messages) == "translate this to French"
+
+
+def test_text_parts_are_joined_and_other_parts_left_out():
+    content = [
+        {"type": "text", "text": "what is in"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "text", "text": "this picture?"},
+        "stray",
+        {"type": "text", "text": None},
+    ]
+    assert routed_text([{"role": "user", "content": content}]) == "what is in\nthis picture?"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "system", "content": "be kind"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": 7}],
+        [{"role": "user", "content": []}],
+    ],
+)
+def test_messages_without_user_text_are_empty(messages):
+    assert routed_text(messages) == ""
+
+
+@pytest.mark.parametrize("prompt", [None, 7, b"bytes", {"role": "user", "content": "x"}, ["text"], [None]])
+def test_what_is_no_prompt_is_a_type_error(prompt):
+    with pytest.raises(TypeError):
+        routed_text(prompt)
+
+
+@given(st.text(st.characters(categories=["L", "N", "Cs", "So"])))
+def test_what_is_routed_can_always_be_encoded(text):
+    routed = routed_text(text)
+    routed.encode("utf-8")
+    if not any("\ud800" <= character <= "\udfff" for character in text):
+        assert routed == text
