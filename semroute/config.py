@@ -1,161 +1,87 @@
-"""Every YAML shape, and `load_config`: a folder in, a frozen `Config` out, or every problem as file:line:col.
+"""`load_config`: a folder in, a frozen `Config` out, or every problem as file:line:col.
 
-The shapes hold what can be said of one value or one mapping; what can only be said across files (names that
-must exist, texts that must differ) stands below them. A `Config` comes from a folder of YAML or from the
-canonical JSON inside an index, and both go through the same checks.
+`yaml` reads, `shapes` knows what one mapping may hold, `sources` what must hold across files. A `Config`
+comes from a folder of YAML or from the canonical JSON inside an index, and both pass the same checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Strict,
-    Tag,
-    ValidationError,
-)
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from semroute.errors import ConfigError, Problem
+from semroute.shapes import (
+    DefaultSettings,
+    EscalationSettings,
+    ModelCard,
+    Route,
+    RouteList,
+    Rule,
+    RuleCondition,
+    Settings,
+    Shape,
+    VoteSettings,
+    Weights,
+)
+from semroute.sources import (
+    Place,
+    Source,
+    Sources,
+    check_references,
+    check_texts,
+    check_variables,
+    did_you_mean,
+    read_folder,
+)
+from semroute.yaml import shorten
 
-NonNegative = Annotated[float, Field(ge=0)]
-Texts = Annotated[tuple[str, ...], Strict(False)]
-
-
-class Shape(BaseModel):
-    """Strict, frozen, and nothing that it does not know."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Served(Shape):
-    """Something that models serve: exactly one of `model` and `models`."""
-
-    model: str | None = None
-    models: Texts | None = None
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """The models in order of preference, also where only one is named."""
-        return (self.model,) if self.model is not None else self.models or ()
-
-
-class ModelCard(Shape):
-    id: str | None = None
-    provider: str = "openai"
-    base_url: str | None = None
-    api_key_env: str | None = None
-    prompt_usd_per_1m: NonNegative | None = None
-    completion_usd_per_1m: NonNegative | None = None
-    ttft_ms: NonNegative | None = None
-    itl_ms: NonNegative | None = None
-    context_tokens: Annotated[int, Field(gt=0)] | None = None
-    capabilities: Texts | None = None
-    quality: Annotated[float, Field(ge=0, le=1)] | None = None
-
-
-class Weights(Shape):
-    quality: NonNegative = 1.0
-    cost: NonNegative = 0.0
-    ttft: NonNegative = 0.0
-    itl: NonNegative = 0.0
-
-
-class DefaultSettings(Served):
-    heldout: Texts = ()
-
-
-class VoteSettings(Shape):
-    neighbors: Annotated[int, Field(ge=1, le=1000)] = 20
-    max_distance: Literal["auto"] | Annotated[float, Field(ge=0, le=2)] = "auto"
-    min_confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = "auto"
-
-
-class EscalationSettings(Shape):
-    store: str | None = None
-    max_risk: Annotated[float, Field(ge=0, le=1)] = 0.5
-    min_support: NonNegative = 3.0
-    half_life_days: Annotated[float, Field(gt=0)] = 90.0
-
-
-MetadataScalar: TypeAlias = str | int | float | bool
-
-
-class RuleCondition(Shape):
-    min_chars: Annotated[int, Field(ge=0)] | None = None
-    max_chars: Annotated[int, Field(ge=0)] | None = None
-    has_code: bool | None = None
-    any_regex: Texts = ()
-    multi_step: bool | None = None
-    metadata: dict[str, MetadataScalar | Annotated[tuple[MetadataScalar, ...], Strict(False)]] = {}
-    step: Annotated[Texts, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
-
-
-class Rule(Served):
-    name: str
-    when: RuleCondition
-    route: str | None = None
-    only: Texts = ()
-
-
-def _select_tag(value: object) -> str | None:
-    if value == "first":
-        return "<first>"
-    return "<weights>" if isinstance(value, dict | Weights) else None
-
-
-class Settings(Shape):
-    encoder: str = "minilm"
-    default: DefaultSettings
-    vote: VoteSettings = VoteSettings()
-    escalations: EscalationSettings | None = None
-    select: Annotated[
-        Annotated[Literal["first"], Tag("<first>")] | Annotated[Weights, Tag("<weights>")],
-        Discriminator(_select_tag),
-    ] = "first"
-    models: dict[str, ModelCard] = {}
-    rules: Annotated[tuple[Rule, ...], Strict(False)] = ()
-
-
-class Route(Served):
-    name: str
-    description: str = ""
-    utterances: Texts = ()
-    heldout: Texts = ()
-    max_distance: Annotated[float, Field(ge=0, le=2)] | None = None
-    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
-
-
-class Place(NamedTuple):
-    """Where something stands. `line` and `column` count from 1."""
-
-    file: str
-    line: int
-    column: int
+__all__ = [
+    "Config",
+    "DefaultSettings",
+    "EscalationSettings",
+    "ModelCard",
+    "Place",
+    "Route",
+    "Rule",
+    "RuleCondition",
+    "Settings",
+    "VoteSettings",
+    "Weights",
+    "json_schemas",
+    "load_config",
+]
 
 
 @dataclass(frozen=True)
 class Config:
+    """Settings and routes, checked. Routes are in the order of their files' names, then as written.
+
+    warnings: what is allowed but hardly meant; not part of what the config is.
+    """
+
     settings: Settings
     routes: tuple[Route, ...]
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
+    _sources: Sources | None = field(default=None, compare=False, repr=False)
+
+    def route(self, name: str) -> Route:
+        """The route of that name. Raises KeyError when there is none."""
+        return self._by_name[name]
 
     @cached_property
     def _by_name(self) -> dict[str, Route]:
         return {route.name: route for route in self.routes}
 
-    def route(self, name: str) -> Route:
-        return self._by_name[name]
-
     def canonical(self) -> dict[str, Any]:
+        """Everything that defines the behaviour, as plain JSON types with the defaults filled in."""
         return {
             "settings": self.settings.model_dump(mode="json"),
             "routes": [route.model_dump(mode="json") for route in self.routes],
@@ -163,36 +89,230 @@ class Config:
 
     @classmethod
     def from_canonical(cls, data: dict[str, Any]) -> Config:
-        try:
-            return cls(Settings(**data["settings"]), tuple(Route(**route) for route in data["routes"]))
-        except ValidationError as error:
-            raise ConfigError((Problem("config", 0, 0, str(error)),)) from error
+        """The config that `canonical` described, without places and warnings, which are for writers of YAML.
+
+        Raises ConfigError; the `file` of its problems is then the path inside `data`.
+        """
+        whole = isinstance(data, dict) and data.keys() == {"settings", "routes"}
+        if not whole or not isinstance(data["routes"], list):
+            message = "a canonical config holds `settings` and a list of `routes`, nothing else"
+            raise ConfigError((Problem("config", 0, 0, message),))
+        settings = Source("settings", data["settings"])
+        routes = tuple(Source(f"routes[{index}]", route) for index, route in enumerate(data["routes"]))
+        return replace(_config(Sources(settings, routes), []), warnings=(), _sources=None)
 
     def place(self, route: str | None, kind: Literal["utterances", "heldout"], index: int) -> Place | None:
-        return None
+        """Where a text of a route stands, or of the default when `route` is None; None without YAML."""
+        if self._sources is None or self._sources.settings is None:
+            return None
+        source, path = self._sources.settings, ["default", kind]
+        if route is not None:
+            names = [one.name for one in self.routes]
+            if route not in names:
+                return None
+            source, path = self._sources.routes[names.index(route)], [kind]
+        return None if source.get(*path, index) is None else source.place(*path, index)
 
 
 def load_config(folder: Path) -> Config:
-    """First version: good input only."""
-    import yaml
+    """Read `folder`: semroute.yaml with the settings, and a route or a list of routes in every other file.
 
-    def read(file: Path) -> Any:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    Raises ConfigError with every problem, sorted by file, line and column.
+    """
+    sources, problems = read_folder(Path(folder))
+    return _config(sources, problems)
 
-    files: Iterable[Path] = sorted(Path(folder).glob("*.yaml"))
-    routes: list[Any] = []
-    settings: Any = None
-    try:
-        for file in files:
-            data = read(file)
-            if file.name == "semroute.yaml":
-                settings = Settings(**data)
-            else:
-                routes += [Route(**one) for one in data.get("routes", [data])]
-    except ValidationError as error:
-        raise ConfigError((Problem(str(file), 0, 0, str(error)),)) from error
-    return Config(settings, tuple(routes))
+
+def _config(sources: Sources, problems: list[Problem]) -> Config:
+    """The config of `sources`. Raises ConfigError with `problems` and all others."""
+    problems += check_variables(sources)
+    said = set(problems)
+    settings = None if sources.settings is None else _parse(Settings, sources.settings, problems)
+    routes = [_parse(Route, source, problems) for source in sources.routes]
+    problems = _without_noise(said, problems)
+    repeated, warned = check_texts(sources)
+    problems = _without_noise(set(problems), [*problems, *check_references(sources), *repeated])
+    if problems or settings is None:
+        raise ConfigError(tuple(sorted(problems)))
+    if sources.settings is not None:
+        warned += _settings_warnings(settings, sources.settings)
+    valid = tuple(route for route in routes if route is not None)
+    return Config(settings, valid, tuple(sorted(set(warned))), sources)
+
+
+def _without_noise(said: set[Problem], problems: list[Problem]) -> list[Problem]:
+    """`problems` without those that find something more at a place where something is `said` already."""
+    places = {_place_of(problem) for problem in said if problem.line}
+    return [
+        problem for problem in dict.fromkeys(problems) if problem in said or _place_of(problem) not in places
+    ]
+
+
+def _place_of(problem: Problem) -> Place:
+    return Place(problem.file, problem.line, problem.column)
+
+
+def _settings_warnings(settings: Settings, source: Source) -> list[Problem]:
+    if settings.escalations is None:
+        return []
+    warned = [source.problem("accepted, but not used by this version", "escalations", key=True)]
+    store = settings.escalations.store or ""
+    if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", store):
+        message = "this password becomes part of index/; leave it to PGPASSWORD or ~/.pgpass"
+        warned.append(source.problem(message, "escalations", "store"))
+    return warned
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    return {"semroute": Settings.model_json_schema(), "route": Route.model_json_schema()}
+    """JSON Schemas for editors: "semroute" of semroute.yaml, "route" of every other file."""
+    settings = Settings.model_json_schema()
+    route = TypeAdapter[Any](Route | RouteList).json_schema()
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {
+        "semroute": {**dialect, **settings, "title": "semroute.yaml"},
+        "route": {
+            **dialect,
+            **route,
+            "title": "A route file",
+            "description": "One route, or a list of routes under `routes:`.",
+        },
+    }
+
+
+# From what pydantic says to what the reader of a problem needs
+
+_ShapeT = TypeVar("_ShapeT", bound=Shape)
+
+
+def _parse(shape: type[_ShapeT], source: Source, problems: list[Problem]) -> _ShapeT | None:
+    """The shape, or None and its problems."""
+    try:
+        return shape.model_validate(source.data)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    misspelt = set(chain.from_iterable(_meant(shape, one) for one in details))
+    for one in details:
+        lacks = _lacks(one)
+        if not lacks or (source.complete and not lacks & misspelt):
+            problems.append(_problem(shape, source, one))
+    return None
+
+
+def _lacks(details: ErrorDetails) -> set[tuple[str | int, ...]]:
+    """The paths one of which would have to be there."""
+    if details["type"] in ("missing", "too_short"):
+        return {details["loc"]}
+    return {(*details["loc"][:-1], key) for key in details.get("ctx", {}).get("absent", ())}
+
+
+def _meant(shape: type[Shape], details: ErrorDetails) -> set[tuple[str | int, ...]]:
+    """The path that an unknown key was probably meant to be."""
+    if details["type"] != "extra_forbidden":
+        return set()
+    known = _shape_at(shape, _written(details)[:-1]).model_fields
+    owner, key = details["loc"][:-1], str(details["loc"][-1])
+    return {(*owner, close) for close in get_close_matches(key, known, 1)}
+
+
+def _written(details: ErrorDetails) -> list[str | int]:
+    """The path of what is wrong, without what pydantic adds to it: the chosen shape of `select`, "[key]"."""
+    path = list(details["loc"])
+    if path[:1] == ["select"]:
+        del path[1:2]
+    elif _is_about_key(details):
+        del path[-1]
+    return path + list(details.get("ctx", {}).get("at", ()))
+
+
+def _is_about_key(details: ErrorDetails) -> bool:
+    """Whether the key of a mapping breaks the rules for names."""
+    return details["type"] != "extra_forbidden" and details["loc"][-1:] == ("[key]",)
+
+
+def _problem(shape: type[Shape], source: Source, details: ErrorDetails) -> Problem:
+    path = _written(details)
+    key = details["type"] == "extra_forbidden" or _is_about_key(details)
+    return source.problem(_message(shape, path, details), *path, key=key)
+
+
+def _message(shape: type[Shape], path: list[str | int], details: ErrorDetails) -> str:
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    if kind == "missing":
+        key = str(path[-1])
+        return f"`{key}` is missing: {_shape_at(shape, path[:-1]).model_fields[key].description}"
+    if kind == "extra_forbidden":
+        return _unknown_key(shape, path)
+    if kind in _WANTED:
+        wanted, found = _WANTED[kind], _found(value)
+        return f"must be {wanted}, not {found}{_CURES.get((wanted, found), '')}"
+    if kind in _BOUNDS:
+        return _BOUNDS[kind].format(**context)
+    return str(context.get("message", details["msg"]))
+
+
+_TEXT, _BOOLEAN, _NUMBER, _WHOLE = "text", "true or false", "a number", "a whole number"
+_FRACTION, _NOTHING = "a number with a point or an exponent", "nothing"
+_LIST, _MAPPING = "a list", "a mapping (`key: value`)"
+_WANTED = {
+    "string_type": _TEXT,
+    "float_type": _NUMBER,
+    "int_type": _WHOLE,
+    "bool_type": _BOOLEAN,
+    "tuple_type": _LIST,
+    "dict_type": _MAPPING,
+    "model_type": _MAPPING,
+}
+_CURES = {
+    **{(wanted, _NOTHING): "; fill it or delete it" for wanted in _WANTED.values()},
+    **{(_TEXT, found): "; put it in quotes" for found in (_BOOLEAN, _NUMBER, _FRACTION)},
+    (_TEXT, _MAPPING): "; a text with `: ` in it needs quotes",
+    (_NUMBER, _TEXT): "; write it as in 0.5, without quotes",
+    (_WHOLE, _TEXT): "; write it as in 20, without quotes",
+    (_BOOLEAN, _TEXT): "; write true or false, without quotes",
+    (_LIST, _TEXT): "; write `- ` before each item",
+}
+_BOUNDS = {
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be more than {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "finite_number": "must be a finite number",
+    "too_short": "must not be empty; fill it or delete the key",
+}
+
+
+def _found(value: object) -> str:
+    """What kind of value stands there; never the value itself, which may be a secret or a prompt."""
+    kinds = {bool: _BOOLEAN, int: _NUMBER, float: _FRACTION, str: _TEXT, list: _LIST, dict: _MAPPING}
+    return kinds.get(type(value), _NOTHING)
+
+
+_SECTIONS: dict[str, type[Shape]] = {
+    "default": DefaultSettings,
+    "vote": VoteSettings,
+    "escalations": EscalationSettings,
+    "select": Weights,
+}
+
+
+def _shape_at(shape: type[Shape], path: list[str | int]) -> type[Shape]:
+    """The shape of the mapping at `path` inside `shape`."""
+    match path:
+        case [str(section)] if section in _SECTIONS:
+            return _SECTIONS[section]
+        case ["models", _]:
+            return ModelCard
+        case ["rules", _]:
+            return Rule
+        case ["rules", _, "when"]:
+            return RuleCondition
+    return shape
+
+
+def _unknown_key(shape: type[Shape], path: list[str | int]) -> str:
+    key, known = str(path[-1]), _shape_at(shape, path[:-1]).model_fields
+    unknown = f"unknown key {shorten(key)};"
+    if len(path) == 1 and shape is Route and key in Settings.model_fields:
+        return f"{unknown} it belongs in semroute.yaml"
+    if len(path) == 1 and shape is Settings and key in (*Route.model_fields, "routes"):
+        return f"{unknown} it belongs in the file of a route, beside semroute.yaml"
+    return f"{unknown}{did_you_mean(key, known)} known here: {', '.join(known)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import struct
 import zipfile
@@ -255,6 +256,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_without_threads)
 
 
+_FITTED_ARRAYS = ("max_distance", "min_confidence", "negatives")
 _SUFFIX = {"config": "json", "utterances": "jsonl", "vectors": "faiss", "fitted": "npz"}
 
 
@@ -432,26 +434,29 @@ def _fitted_to_bytes(index: RouteIndex) -> bytes:
 
 
 def _fitted_from_bytes(data: bytes, manifest: Manifest) -> tuple[Fitted, Vectors]:
-    dim = manifest.encoder.dim
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        # Stored, not compressed: what an entry claims to unpack to is bounded by the size of the file.
+        # Stored, not compressed: what an entry unpacks to is bounded by the size of the file.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("the fitted numbers are compressed")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        fitted = Fitted(
-            max_distance=float(arrays["max_distance"]),
-            min_confidence=float(arrays["min_confidence"]),
-            on=manifest.fitted.on,
-        )
-        negatives = np.ascontiguousarray(arrays["negatives"])
-    if negatives.dtype != np.float32 or negatives.ndim != 2 or negatives.shape[1] != dim:
-        raise ValueError(f"the fitted vectors are {negatives.dtype} {negatives.shape}")
-    if (fitted.max_distance, fitted.min_confidence) != (
-        manifest.fitted.max_distance,
-        manifest.fitted.min_confidence,
-    ):
+        arrays = {name: _array_from_npy(archive.read(f"{name}.npy")) for name in _FITTED_ARRAYS}
+    fitted = Fitted(float(arrays["max_distance"]), float(arrays["min_confidence"]), manifest.fitted.on)
+    if asdict(fitted) != manifest.fitted.model_dump():
         raise ValueError("the fitted numbers are not those of the manifest")
+    negatives = arrays["negatives"]
+    if negatives.dtype != np.float32 or negatives.ndim != 2 or negatives.shape[1] != manifest.encoder.dim:
+        raise ValueError(f"the fitted vectors are {negatives.dtype} {negatives.shape}")
     return fitted, negatives
+
+
+def _array_from_npy(data: bytes) -> NDArray[Any]:
+    """Read an array of numbers, never objects, whose header claims just as many bytes as there are."""
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version of the NPY format")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject or is_fortran or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array of {dtype} {shape} in {len(data)} bytes")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
 
 
 _HEADER = struct.Struct("<4siqqq?i")  # FAISS: fourcc, dim, ntotal, two unused, is_trained, metric

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from semroute import catalog, vote
 from semroute import index as route_index
@@ -341,7 +342,10 @@ def _names(names: Collection[str]) -> frozenset[str]:
 
 def _argument_fault(error: TypeError | ValueError) -> str:
     """What is wrong with the arguments, on one line: pydantic's errors take several."""
-    return f"bad arguments ({' '.join(str(error).split()[:40])})."
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"bad weights ({'.'.join(map(str, first['loc']))}: {first['msg']})."
+    return f"bad arguments ({error})."
 
 
 def _usable_rows(vectors: Vectors, count: int) -> NDArray[np.intp]:

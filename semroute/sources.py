@@ -222,6 +222,28 @@ def plain(node: Node) -> Plain:
 # What can only be checked across files
 
 
+def check_variables(sources: Sources) -> Iterator[Problem]:
+    """`${NAME}` where a model, a store or an encoder is described: it would be sent as it stands."""
+    if sources.settings is not None:
+        for key in ("models", "escalations", "encoder"):
+            for path, value in _scalars(sources.settings.get(key), (key,)):
+                if isinstance(value, str) and "${" in value:
+                    cure = "write the value itself, and for a key the variable's name under api_key_env"
+                    message = f"environment variables are not read into YAML; {cure}"
+                    yield sources.settings.problem(message, *path)
+
+
+def _scalars(value: Plain, path: KeyPath) -> Iterator[tuple[KeyPath, Plain]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _scalars(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _scalars(inner, (*path, index))
+    else:
+        yield path, value
+
+
 def check_references(sources: Sources) -> Iterator[Problem]:
     """Names that nothing has, names that two things have, lists that hold nothing."""
     if sources.settings is not None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,12 +52,12 @@ class GraphBuilder:
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def node(self, op: str, inputs: list[str], domain: str = "", **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], domain: str = "", **attributes: Any) -> str:
         """Add a node with one output."""
         return self.nodes_out(op, inputs, 1, domain, **attributes)[0]
 
     def nodes_out(
-        self, op: str, inputs: list[str], count: int, domain: str = "", **attributes: object
+        self, op: str, inputs: list[str], count: int, domain: str = "", **attributes: Any
     ) -> list[str]:
         """Add a node with `count` outputs."""
         outputs = [f"{op}_{len(self.nodes)}_{number}" for number in range(count)]
@@ -64,7 +65,7 @@ class GraphBuilder:
         return outputs
 
     def linear(self, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        """x @ weight.T + bias with int8 weights, one scale per output channel."""
+        """The product with int8 weights plus `bias`: x @ weight.T + bias, one scale per output channel."""
         integers, scales = quantize(weight.T.astype(np.float32), axis=0)
         inputs = [
             x,
@@ -125,7 +126,8 @@ def _embeddings(graph: GraphBuilder, weights: Weights) -> str:
     words = graph.node("Mul", [graph.node("Cast", [tokens], to=TensorProto.FLOAT), scale])
     places = graph.constant(
         "embeddings.position.weight",
-        weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0],
+        weights["embeddings.position_embeddings.weight"]
+        + weights["embeddings.token_type_embeddings.weight"][0],
     )
     length = graph.node("Shape", ["input_ids"], start=1, end=2)
     start = graph.constant("first", np.array([0], np.int64))

@@ -10,6 +10,11 @@ from typing import Any
 
 from semroute.errors import EncoderUnavailable
 
+CHARS_PER_TOKEN = 4
+"""Text is cut to this many characters for each token a model takes: about the average of English."""
+
+_DEFAULT_TOKENS = 512
+_ABSURD_TOKENS = 100_000
 _WHOLE_BYTES = 4 << 20
 _BLOCK_BYTES = 64 << 10
 _BLOCKS = 16
@@ -37,6 +42,21 @@ def read_json(file: Path, *, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise EncoderUnavailable(f"encoder {name}: {file} holds no JSON object; fetch it again")
     return content
+
+
+def max_tokens(folder: Path, *, name: str) -> int:
+    """How many tokens the model in `folder` takes: its own settings, else its tokenizer's, else 512.
+
+    Raises EncoderUnavailable for a file that cannot be read.
+    """
+    values = (
+        read_json(folder / "sentence_bert_config.json", name=name).get("max_seq_length"),
+        read_json(folder / "tokenizer_config.json", name=name).get("model_max_length"),
+    )
+    for value in values:
+        if isinstance(value, int) and 0 < value < _ABSURD_TOKENS:
+            return value
+    return _DEFAULT_TOKENS
 
 
 def folder_digest(folder: Path, *, name: str) -> str:

@@ -9,14 +9,13 @@ instead, one text a core, which costs about a seventh of the throughput of batch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from semroute.encoders.base import EncoderIdentity, Kind, Vectors, clip, unit_rows, usable_cores
-from semroute.encoders.folder import folder_digest, read_json, require_folder
+from semroute.encoders.base import EncoderIdentity, Kind, KnownIdentity, clip, unit_rows, usable_cores
+from semroute.encoders.folder import CHARS_PER_TOKEN, folder_digest, max_tokens, read_json, require_folder
 from semroute.errors import EncoderUnavailable, EncodingFailed
 
 if TYPE_CHECKING:
@@ -25,11 +24,10 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
     from tokenizers import Tokenizer
 
+    from semroute.encoders.base import Vectors
+
 Pooling = Literal["mean", "cls"]
 
-CHARS_PER_TOKEN = 4
-_DEFAULT_TOKENS = 512
-_ABSURD_TOKENS = 100_000
 _PARALLEL_FROM = 8
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _PROMPT_NAMES: dict[Kind, tuple[str, ...]] = {
@@ -81,6 +79,8 @@ class OnnxEncoder:
 
         Raises EncodingFailed.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         import numpy as np
 
         raw = np.empty((len(texts), self._identity.dim), dtype=np.float32)
@@ -140,7 +140,7 @@ class OnnxSettings:
     def read(cls, folder: Path, *, name: str) -> OnnxSettings:
         """Read the settings in `folder`; a missing file means its defaults. Raises EncoderUnavailable."""
         return cls(
-            max_tokens=_max_tokens(folder, name=name),
+            max_tokens=max_tokens(folder, name=name),
             pooling=_pooling(folder, name=name),
             prompts=_prompts(folder, name=name),
         )
@@ -156,6 +156,15 @@ class OnnxSettings:
         return f"clip={self.max_chars} tokens={self.max_tokens}"
 
 
+def identify_folder(folder: Path, *, name: str) -> KnownIdentity:
+    """All but the length of the vectors of `folder`, without loading its graph; raises EncoderUnavailable."""
+    require_folder(folder, name=name)
+    _model_file(folder, name=name)
+    preprocessing = OnnxSettings.read(folder, name=name).preprocessing
+    return KnownIdentity(name, folder_digest(folder, name=name), None, preprocessing)
+
+
+@cache
 def runtime_saturates() -> bool:
     """Whether int8 products lose their largest sums on this processor.
 
@@ -164,11 +173,6 @@ def runtime_saturates() -> bool:
     machine and searched on another would lose accuracy. Asking the runtime itself, with one small product,
     holds for every processor, operating system and version.
     """
-    return _runtime_saturates()
-
-
-@cache
-def _runtime_saturates() -> bool:
     import numpy as np
 
     session = _session(_SATURATION_PROBE, _session_options(), name="onnxruntime")
@@ -288,17 +292,6 @@ def _pooled(answer: NDArray[np.floating], pooling: Pooling | None) -> NDArray[np
         return answer
     vector: NDArray[np.floating] = answer[0] if pooling == "cls" else answer.mean(axis=0)
     return vector
-
-
-def _max_tokens(folder: Path, *, name: str) -> int:
-    values = (
-        read_json(folder / "sentence_bert_config.json", name=name).get("max_seq_length"),
-        read_json(folder / "tokenizer_config.json", name=name).get("model_max_length"),
-    )
-    for value in values:
-        if isinstance(value, int) and 0 < value < _ABSURD_TOKENS:
-            return value
-    return _DEFAULT_TOKENS
 
 
 def _pooling(folder: Path, *, name: str) -> Pooling | None:

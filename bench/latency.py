@@ -1,0 +1,65 @@
+"""One prompt, 1,500 utterances, 150 routes: semroute and semantic-router side by side in one process.
+
+    python bench/latency.py --data DATA
+
+DATA holds clinc150/train_10.jsonl and clinc150/valid.jsonl. The routers take turns over the same prompts, so
+that a change of the machine's speed meets all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import heading, peer_router, rows, seconds_each, write_project
+
+from semroute import load
+from semroute.build import build_index
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    labelled = rows(arguments.data / "clinc150" / "train_10.jsonl")
+    prompts = [row["prompt"] for row in rows(arguments.data / "clinc150" / "valid.jsonl")]
+    prompts = prompts[:: len(prompts) // arguments.prompts][: arguments.prompts]
+
+    heading(f"Latency of one prompt: {len(labelled)} utterances, {len(prompts)} prompts x {arguments.rounds}")
+    with tempfile.TemporaryDirectory() as scratch:
+        routers = {}
+        for encoder in ("minilm", "static"):
+            folder = Path(scratch) / encoder
+            build_index(write_project(folder / "routes", labelled, encoder), folder / "index")
+            routers[f"semroute, {encoder}"] = load(folder / "index")
+    peer = peer_router(labelled)
+    calls = {name: router.route for name, router in routers.items()}
+    calls["semantic-router 1.1.1"] = peer
+    for name, router in routers.items():
+        calls[f"{name}: encoder alone"] = lambda text, r=router: r._snapshot.encoder.encode(
+            [text], kind="query"
+        )
+
+    times: dict[str, list[np.ndarray]] = {name: [] for name in calls}
+    for call in calls.values():
+        seconds_each(call, prompts[:20])
+    for _ in range(arguments.rounds):
+        for name, call in calls.items():
+            times[name].append(seconds_each(call, prompts))
+    medians = {name: float(np.median(np.concatenate(taken))) * 1e3 for name, taken in times.items()}
+    print(f"{'':34}{'median ms':>10}{'p95 ms':>10}{'faster than the peer':>24}")
+    for name, taken in times.items():
+        p95 = float(np.quantile(np.concatenate(taken), 0.95)) * 1e3
+        ratio = medians["semantic-router 1.1.1"] / medians[name]
+        print(f"{name:34}{medians[name]:>10.3f}{p95:>10.3f}{ratio:>23.1f}x")
+    for encoder in ("minilm", "static"):
+        rest = medians[f"semroute, {encoder}"] - medians[f"semroute, {encoder}: encoder alone"]
+        print(f"everything but the encoder, {encoder}: {rest:.3f} ms")
+
+
+if __name__ == "__main__":
+    main()

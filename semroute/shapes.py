@@ -1,0 +1,492 @@
+"""The shapes of the YAML: what can be said of one mapping alone, key by key.
+
+Messages say what would be right and never repeat a value that may hold a secret or a prompt.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from semroute.sources import did_you_mean
+from semroute.yaml import shorten
+
+
+def _refuse(message: str, *at: str | int, absent: tuple[str, ...] = ()) -> NoReturn:
+    """Refuse a value, or what stands `at` a path inside it; `absent` are keys one of which would cure it."""
+    raise PydanticCustomError("semroute", "{message}", {"message": message, "at": at, "absent": absent})
+
+
+# Values
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        _refuse("must not be blank; write the text or delete it")
+    return value
+
+
+def _name(value: str) -> str:
+    if not value or value != value.strip():
+        _refuse("a name must not be empty, or begin or end with white space")
+    if len(value) > 100:
+        _refuse(f"a name has at most 100 characters, not {len(value)}")
+    if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in value):
+        _refuse("a name must not hold control characters, such as a line break")
+    return value
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            _refuse(f"{shorten(name)} is named twice; name it once", index)
+    return names
+
+
+def _no_cycle(names: tuple[str, ...]) -> tuple[str, ...]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            _refuse(f"{shorten(name)} is named twice, so that fallbacks go in a circle; name it once", index)
+    return names
+
+
+_ENCODERS = "minilm, static, sentence-transformers:NAME_OR_PATH, onnx:PATH, openai:MODEL"
+_ENCODER = re.compile(r"minilm|static|(sentence-transformers|onnx|openai):\s*\S.*", re.DOTALL)
+
+
+def _encoder(value: str) -> str:
+    if not _ENCODER.fullmatch(value):
+        known = [spec.split(":")[0] for spec in _ENCODERS.split(", ")]
+        guess = did_you_mean(value.partition(":")[0], known)
+        _refuse(f"unknown encoder {shorten(value)};{guess} it is one of {_ENCODERS}")
+    return value
+
+
+def _base_url(value: str) -> str:
+    """Messages do not repeat the value: what is pasted here may hold a key."""
+    try:
+        url = urlsplit(value)
+        is_address = url.scheme in ("https", "http") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or re.search(r"\s", value):
+        _refuse("must be an address such as https://api.openai.com/v1")
+    if url.username is not None or url.password is not None:
+        _refuse("must not hold a user or password; name the variable that holds the key under api_key_env")
+    if url.query or url.fragment:
+        _refuse("must end before the `?` or `#`; name the variable that holds the key under api_key_env")
+    if url.scheme == "http" and not _is_loopback(str(url.hostname)):
+        _refuse(
+            "must begin with https://, so that no key travels in the clear; http is for this machine only"
+        )
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _variable_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", value):
+        _refuse("must be the NAME of a variable, such as OPENAI_API_KEY, in capitals; never the key itself")
+    return value
+
+
+def _store(value: str) -> str:
+    if not re.match(r"sqlite:.|postgres(ql)?://.", value):
+        _refuse("must be sqlite:PATH or postgresql://HOST/DATABASE")
+    return value
+
+
+def _auto_or_up_to(high: float) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != "auto" and not (is_number and 0 <= value <= high):  # type: ignore[operator]
+            _refuse(f"must be auto, or a number from 0 to {high:g} without quotes")
+        return value
+
+    return check
+
+
+def _metadata_value(value: object) -> object:
+    choices = value if isinstance(value, list | tuple) else [value]
+    if not choices or not all(isinstance(choice, str | int | float) for choice in choices):
+        _refuse("must be a text, number, true or false, or a list of some of those")
+    if any(isinstance(choice, float) and not math.isfinite(choice) for choice in choices):
+        _refuse("must be a finite number")
+    return tuple(choices) if isinstance(value, list) else value
+
+
+def _one_or_many(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+_MAX_PATTERN = 1000
+
+
+def _pattern(value: str) -> str:
+    """Refuse what does not compile, and what can take exponential time on a hostile prompt."""
+    if len(value) > _MAX_PATTERN:
+        _refuse(f"a regex has at most {_MAX_PATTERN:,} characters; write several")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(value)
+            nested = _repeats_within_repeat(import_module("re._parser").parse(value), within=False)
+    except re.error as error:
+        where = "" if error.pos is None else f" at character {error.pos + 1} of the regex"
+        _refuse(f"not a regex: {error.msg}{where}")
+    except FutureWarning as warning:
+        _refuse(f"a regex that later versions of Python read differently: {warning}; escape the character")
+    except (OverflowError, RecursionError):
+        _refuse("a regex that is nested or repeated beyond what Python can hold; write a simpler one")
+    if nested:
+        _refuse(
+            "a repetition of varying length inside a repetition can take for ever on a hostile prompt;"
+            r" make the inner one possessive, as in (?:\w++ )+, or take one away"
+        )
+    return value
+
+
+def _repeats_within_repeat(part: Any, *, within: bool) -> bool:
+    """Whether `part` of a parsed regex repeats something of varying length many times.
+
+    Possessive repetitions and atomic groups never give back what they took, so they cannot multiply.
+    """
+    operator = str(part[0]) if isinstance(part, tuple) and len(part) == 2 else ""
+    if operator in ("ATOMIC_GROUP", "POSSESSIVE_REPEAT"):
+        return _repeats_within_repeat(part[1], within=False)
+    if operator in ("MAX_REPEAT", "MIN_REPEAT"):
+        low, high, body = part[1]
+        if within and high > max(low, 1):
+            return True
+        return _repeats_within_repeat(body, within=within or high > 15)
+    if isinstance(part, str | int) or not hasattr(part, "__getitem__"):
+        return False
+    return any(_repeats_within_repeat(part[index], within=within) for index in range(len(part)))
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Text = Annotated[str, AfterValidator(_text)]
+Texts = Annotated[tuple[Text, ...], Strict(strict=False)]
+Names = Annotated[tuple[Name, ...], Strict(strict=False), AfterValidator(_distinct)]
+Fallbacks = Annotated[tuple[Name, ...], Strict(strict=False), Field(min_length=1), AfterValidator(_no_cycle)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Distance = Annotated[float, Field(ge=0, le=2)]
+MetadataScalar: TypeAlias = str | int | float | bool
+MetadataValue = Annotated[
+    MetadataScalar | Annotated[tuple[MetadataScalar, ...], Strict(strict=False)],
+    BeforeValidator(_metadata_value),
+]
+
+
+# Shapes
+
+
+class Shape(BaseModel):
+    """Strict, frozen, and with no key that it does not name."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _exactly_one_of(*keys: str) -> dict[str, Any]:
+    return {"oneOf": [{"required": [key]} for key in keys]}
+
+
+class Served(Shape):
+    """Something that models serve: one of `model` and `models` is given."""
+
+    model: Name | None = Field(
+        default=None, description="The model that serves, by its name under `models:`."
+    )
+    models: Fallbacks | None = Field(
+        default=None,
+        description="The models that serve: the first is preferred, errors and evidence lead to the rest.",
+        validate_default=True,
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _one_of_two(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        # `model` stands before `models`, so it is among the data unless it is itself refused.
+        if "model" in info.data and not issubclass(cls, Rule):
+            _refuse_unless_one(cls, {"model": info.data["model"], "models": value})
+        return value
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The models in order of preference, however they were given."""
+        return (self.model,) if self.model is not None else self.models or ()
+
+
+def _refuse_unless_one(shape: type[Shape], given: Mapping[str, object]) -> None:
+    keys = [key for key, value in given.items() if value]
+    if not keys:
+        wanted = " or ".join(f"`{key}`" for key in given)
+        _refuse(f"{wanted} is missing; give exactly one", absent=tuple(given))
+    if len(keys) > 1:
+        _refuse(f"{' and '.join(f'`{key}`' for key in keys)} are given; keep one of them")
+
+
+class ModelCard(Shape):
+    """What is known of a model. Everything is optional."""
+
+    id: Text | None = Field(
+        default=None, description="What the provider calls the model, if not by its name here."
+    )
+    provider: Text = Field(default="openai", description="Whose API the model speaks.")
+    base_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
+        default=None,
+        description="Address of the API, such as https://api.openai.com/v1; http for this machine only.",
+    )
+    api_key_env: Annotated[str, AfterValidator(_variable_name)] | None = Field(
+        default=None,
+        description="NAME of the environment variable that holds the key; without it none is sent.",
+    )
+    prompt_usd_per_1m: NonNegative | None = Field(
+        default=None, description="US dollars per million prompt tokens."
+    )
+    completion_usd_per_1m: NonNegative | None = Field(
+        default=None, description="US dollars per million completion tokens."
+    )
+    ttft_ms: NonNegative | None = Field(default=None, description="Milliseconds until the first token.")
+    itl_ms: NonNegative | None = Field(default=None, description="Milliseconds between tokens.")
+    context_tokens: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="Tokens that prompt and completion may have together."
+    )
+    capabilities: Annotated[Texts, AfterValidator(_distinct)] | None = Field(
+        default=None, description="What the model can do, such as tools, vision, json."
+    )
+    quality: Share | None = Field(
+        default=None, description="Expected quality from 0 to 1, before any evidence."
+    )
+
+
+class Weights(Shape):
+    """How much each property counts when models are ranked."""
+
+    quality: NonNegative = Field(
+        default=1.0, description="Weight of the expected quality, which is from 0 to 1."
+    )
+    cost: NonNegative = Field(default=0.0, description="Weight of a US dollar per million tokens.")
+    ttft: NonNegative = Field(default=0.0, description="Weight of a millisecond until the first token.")
+    itl: NonNegative = Field(default=0.0, description="Weight of a millisecond between tokens.")
+
+
+class DefaultSettings(Served):
+    """What serves a prompt that no route wins."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one_of("model", "models"))
+
+    heldout: Texts = Field(default=(), description="Prompts that must land on the default; never indexed.")
+
+
+class VoteSettings(Shape):
+    """How the nearest utterances decide."""
+
+    neighbors: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=20, description="How many of the nearest utterances vote."
+    )
+    max_distance: Annotated[Literal["auto"] | Distance, BeforeValidator(_auto_or_up_to(2))] = Field(
+        default="auto",
+        description="Cosine distance to the nearest utterance above which the default serves;"
+        " auto = fitted at build.",
+    )
+    min_confidence: Annotated[Literal["auto"] | Share, BeforeValidator(_auto_or_up_to(1))] = Field(
+        default="auto", description="Probability below which the default serves; auto = fitted at build."
+    )
+
+
+class EscalationSettings(Shape):
+    """Where outcomes are stored, and when they pass a model over."""
+
+    store: Annotated[str, AfterValidator(_store)] | None = Field(
+        default=None, description="sqlite:PATH, taken from the folder that holds index/, or postgresql://..."
+    )
+    max_risk: Share = Field(
+        default=0.5,
+        description="A model whose estimated quality on such prompts is below 1 - max_risk is passed over.",
+    )
+    min_support: NonNegative = Field(
+        default=3.0, description="Effective number of outcomes that it takes to pass a model over."
+    )
+    half_life_days: Annotated[float, Field(gt=0)] = Field(
+        default=90.0, description="Days after which an outcome counts half."
+    )
+
+
+class RuleCondition(Shape):
+    """When a rule holds: every condition that is given must hold, and at least one must be given."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    min_chars: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="The prompt has at least this many characters."
+    )
+    max_chars: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="The prompt has at most this many characters."
+    )
+    has_code: bool | None = Field(
+        default=None, description="The prompt holds code, or, with false, holds none."
+    )
+    any_regex: Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], Strict(strict=False)] = Field(
+        default=(), description="At least one of these Python regexes is found in the prompt."
+    )
+    multi_step: bool | None = Field(
+        default=None, description="The prompt asks for work in several steps, or not."
+    )
+    metadata: dict[str, MetadataValue] = Field(
+        default={}, description="The caller's metadata holds this value, or one of these, under each key."
+    )
+    step: Annotated[Texts, BeforeValidator(_one_or_many, json_schema_input_type=str | list[str])] = Field(
+        default=(),
+        description="The caller names this step, or one of these, of its pipeline.",
+        validate_default=True,
+    )
+
+    @field_validator("max_chars")
+    @classmethod
+    def _not_below_min_chars(cls, value: int | None, info: ValidationInfo) -> int | None:
+        low = info.data.get("min_chars")
+        if value is not None and low is not None and value < low:
+            _refuse(f"must be at least min_chars, which is {low}; as it is the rule never holds")
+        return value
+
+    @field_validator("step")
+    @classmethod
+    def _one_at_least(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        # `step` is the last field, so every other is among the data unless it is itself refused.
+        others = [info.data.get(key, "refused") for key in cls.model_fields if key != "step"]
+        if not value and all(other in (None, (), {}) for other in others):
+            _refuse(
+                f"a rule needs a condition; give one of {', '.join(cls.model_fields)}",
+                absent=tuple(cls.model_fields),
+            )
+        return value
+
+
+class Rule(Served):
+    """Asked before the vote, in order: the first whose conditions hold decides."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one_of("route", "model", "models", "only"))
+
+    name: Name = Field(description="What a decision calls the rule.")
+    when: RuleCondition = Field(description="The conditions, all of which must hold.")
+    route: Name | None = Field(default=None, description="The route that wins.")
+    only: Names = Field(
+        default=(),
+        description="The only routes that may still win; the vote goes on.",
+        validate_default=True,
+    )
+
+    @field_validator("only")
+    @classmethod
+    def _one_of_four(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        # `only` is the last field, so the other three are among the data unless they are themselves refused.
+        others: dict[str, object] = {
+            key: info.data[key] for key in ("route", "model", "models") if key in info.data
+        }
+        if len(others) == 3:
+            _refuse_unless_one(cls, {**others, "only": value})
+        return value
+
+
+def _nothing_known(value: object) -> object:
+    return {} if value is None else value
+
+
+def _select_tag(value: object) -> str | None:
+    if value == "first":
+        return "<first>"
+    return "<weights>" if isinstance(value, dict | Weights) else None
+
+
+class Settings(Shape):
+    """How semroute decides, and the models it may choose from."""
+
+    encoder: Annotated[str, AfterValidator(_encoder)] = Field(
+        default="minilm", description=f"What turns text into vectors: {_ENCODERS}."
+    )
+    default: DefaultSettings = Field(description="What serves a prompt that no route wins.")
+    vote: VoteSettings = Field(default=VoteSettings(), description="How the nearest utterances decide.")
+    escalations: EscalationSettings | None = Field(
+        default=None, description="Where outcomes are stored, and when they pass a model over."
+    )
+    select: Annotated[
+        Annotated[Literal["first"], Tag("<first>")] | Annotated[Weights, Tag("<weights>")],
+        Discriminator(
+            _select_tag,
+            custom_error_type="semroute",
+            custom_error_message="must be first, or weights such as {quality: 1, cost: 0.005}",
+        ),
+    ] = Field(
+        default="first",
+        description="How one of several models is chosen: first = the order in which they are named;"
+        " or weights of quality, cost, ttft and itl.",
+    )
+    models: dict[Name, Annotated[ModelCard, BeforeValidator(_nothing_known)]] = Field(
+        default={}, description="The models that may serve, by name."
+    )
+    rules: Annotated[tuple[Rule, ...], Strict(strict=False)] = Field(
+        default=(), description="Asked before the vote, in order; the first that holds decides."
+    )
+
+
+class Route(Served):
+    """An intent: example utterances, and the models that serve it."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one_of("model", "models"))
+
+    name: Name = Field(description="What a decision calls the route; unique.")
+    description: str = Field(default="", description="What the route is about, in one sentence.")
+    utterances: Texts = Field(
+        default=(), description="Example prompts, indexed: the more varied the better.", validate_default=True
+    )
+    heldout: Texts = Field(default=(), description="Labelled prompts to evaluate with; never indexed.")
+    max_distance: Distance | None = Field(
+        default=None, description="Overrides vote.max_distance for this route."
+    )
+    min_confidence: Share | None = Field(
+        default=None, description="Overrides vote.min_confidence for this route."
+    )
+
+    @field_validator("utterances")
+    @classmethod
+    def _utterances_or_description(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not value and not info.data.get("description", "refused").strip():
+            _refuse(
+                "a route needs utterances, or at least a description", absent=("utterances", "description")
+            )
+        return value
+
+
+class RouteList(Shape):
+    """Several routes in one file."""
+
+    routes: Annotated[tuple[Route, ...], Strict(strict=False), Field(min_length=1)] = Field(
+        description="The routes, in order."
+    )

@@ -1,0 +1,59 @@
+"""What several test files need: small projects on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+ROUTES = {
+    "billing": [
+        "where is my refund",
+        "cancel my subscription",
+        "my card was charged twice",
+        "send me an invoice",
+    ],
+    "coding": [
+        "write a python function",
+        "fix this bug in my code",
+        "explain this stack trace",
+        "sort a list",
+    ],
+    "smalltalk": ["hello there", "how are you today", "thanks a lot", "good morning"],
+}
+SETTINGS = {
+    "encoder": "static",
+    "default": {"model": "big"},
+    "models": {
+        "small": {"prompt_usd_per_1m": 0.25, "completion_usd_per_1m": 2.0, "capabilities": ["json"]},
+        "big": {"prompt_usd_per_1m": 5.0, "completion_usd_per_1m": 25.0, "capabilities": ["json", "tools"]},
+    },
+}
+
+WriteProject = Callable[..., Path]
+
+
+@pytest.fixture
+def write_project(tmp_path: Path) -> WriteProject:
+    """Write a folder of routes; JSON is YAML, so the files are written as JSON."""
+
+    def write(
+        routes: dict[str, Any] | None = None, settings: dict[str, Any] | None = None, name: str = "routes"
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("*.yaml"):
+            old.unlink()
+        (folder / "semroute.yaml").write_text(json.dumps(SETTINGS | (settings or {})), encoding="utf-8")
+        for place, (route, content) in enumerate((ROUTES if routes is None else routes).items()):
+            more = content if isinstance(content, dict) else {"utterances": content}
+            row = {"name": route, "model": "small", **more}
+            (folder / f"{place:03}.yaml").write_text(json.dumps(row), encoding="utf-8")
+        return folder
+
+    return write

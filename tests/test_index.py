@@ -1,0 +1,372 @@
+"""Config and encoder become an index; the index finds what it should and knows when it is stale."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+
+import faiss
+import numpy as np
+import pytest
+from conftest import ROUTES
+
+from semroute import EncodingFailed, index
+from semroute.build import build_index, check_index
+from semroute.config import load_config
+from semroute.encoders import identify
+from semroute.testing import HashEncoder
+
+ENCODER = HashEncoder(dim=64)
+
+
+class CountingEncoder(HashEncoder):
+    """Counts the texts it embeds."""
+
+    def __init__(self, dim=64):
+        super().__init__(dim)
+        self.texts: list[str] = []
+
+    def encode(self, texts, *, kind):
+        self.texts += texts
+        return super().encode(texts, kind=kind)
+
+
+def query(text, encoder=ENCODER):
+    return encoder.encode([text], kind="query")
+
+
+def built(folder, encoder=ENCODER, previous=None):
+    return index.build(load_config(folder), encoder, previous=previous)
+
+
+def many_routes(count):
+    return {f"route_{r:02}": [f"word{r} item{i} thing{i % 7}" for i in range(count // 20)] for r in range(20)}
+
+
+def test_every_utterance_is_found_by_itself(write_project):
+    made = built(write_project()).index
+    for row, entry in enumerate(made.entries):
+        similarities, rows = made.search(query(entry.text), 3)[0]
+        assert rows[0] == row
+        assert similarities[0] == pytest.approx(1.0, abs=1e-5)
+        assert (np.diff(similarities) <= 1e-6).all()
+
+
+def test_more_neighbours_than_utterances_gives_those_there_are(write_project):
+    made = built(write_project({"only": ["one utterance"]})).index
+    similarities, rows = made.search(query("anything at all"), 1000)[0]
+    assert len(similarities) == len(rows) == 1
+
+
+def test_an_index_without_utterances_finds_nothing(write_project):
+    made = built(write_project({}, {"default": {"models": ["small", "big"]}})).index
+    assert [len(rows) for _, rows in made.search(query("anything"), 5)] == [0]
+    assert made.reconstruct().shape == (0, 64)
+
+
+def test_a_route_without_utterances_is_indexed_by_its_description(write_project):
+    routes = ROUTES | {"weather": {"utterances": [], "description": "forecast for rain and sun"}}
+    made = built(write_project(routes)).index
+    _, rows = made.search(query("forecast for rain"), 1)[0]
+    assert made.route_names[made.routes[rows[0]]] == "weather"
+
+
+def test_a_text_repeated_in_a_route_is_indexed_once(write_project):
+    made = built(write_project({"a": ["same text", "same text", "other text"], "b": ["third text"]})).index
+    assert [entry.text for entry in made.entries] == ["same text", "other text", "third text"]
+
+
+@pytest.mark.parametrize("count", [200, 5_000])
+def test_search_can_be_restricted_to_routes(write_project, count):
+    made = built(write_project(many_routes(count))).index
+    only = frozenset({3, 11})
+    found = made.search(np.vstack([query("word5 item3 thing3"), query("word3 item1")]), 30, only)
+    for similarities, rows in found:
+        assert len(rows) == min(30, 2 * count // 20)
+        assert set(made.routes[rows].tolist()) <= only
+        assert (np.diff(similarities) <= 1e-6).all()
+    assert made.routes[found[1][1][0]] == 3
+
+
+def test_large_indexes_use_a_graph_that_finds_what_exhaustive_search_finds(write_project):
+    made = built(write_project(many_routes(6_000))).index
+    assert (made.manifest.vectors.kind, len(made.entries)) == ("hnsw", 6_000)
+    exact = faiss.IndexFlatIP(64)
+    exact.add(made.reconstruct())
+    queries = np.vstack([query(f"word{n % 20} item{n} thing{n % 7}") for n in range(0, 290, 3)])
+    wanted = exact.search(queries, 1)[0][:, 0]
+    found = np.array([similarities[0] for similarities, _ in made.search(queries, 20)])
+    assert np.mean(np.abs(found - wanted) < 1e-5) > 0.98
+
+
+def test_only_new_utterances_are_embedded(write_project):
+    heldout = {"default": {"model": "big", "heldout": ["open the garage", "order a pizza"]}}
+    first = built(write_project(settings=heldout)).index
+    encoder = CountingEncoder()
+    routes = ROUTES | {"billing": [*ROUTES["billing"], "what does the premium plan cost"]}
+    report = built(write_project(routes, heldout), encoder, previous=first)
+    assert encoder.texts == ["what does the premium plan cost"]
+    assert (report.embedded, report.reused) == (1, 12)
+
+
+def test_reused_vectors_give_the_index_that_a_fresh_build_gives(write_project, tmp_path):
+    first = built(write_project()).index
+    routes = {"news": ["what happened today"], **ROUTES, "coding": ROUTES["coding"][1:]}
+    folder = write_project(routes)
+    reused = index.save(built(folder, previous=first).index, tmp_path / "reused")
+    fresh = index.save(built(folder).index, tmp_path / "fresh")
+    assert reused.manifest == fresh.manifest
+
+
+@pytest.mark.parametrize("removed", [0, 1])
+def test_a_graph_grows_by_what_is_new_and_is_rebuilt_when_something_goes(write_project, removed):
+    routes = many_routes(5_000)
+    first = built(write_project(routes)).index
+    before = first.search(query("word3 item1"), 5)[0][1].tolist()
+    routes = {"aaa": ["an entirely new route"], **routes}
+    routes["route_05"] = [*routes["route_05"][removed:], "something new about word5"]
+    report = built(write_project(routes), previous=first)
+    made = report.index
+    assert report.embedded == 2
+    for text, route in (("an entirely new route", "aaa"), ("something new about word5", "route_05")):
+        _, rows = made.search(query(text), 1)[0]
+        assert made.entries[rows[0]].text == text
+        assert made.route_names[made.routes[rows[0]]] == route
+    assert {(made.route_names[e.route], e.text) for e in made.entries} == {
+        (name, text) for name, texts in routes.items() for text in texts
+    }
+    assert first.search(query("word3 item1"), 5)[0][1].tolist() == before, "the old index changed"
+
+
+def test_another_encoder_makes_every_vector_anew(write_project):
+    first = built(write_project()).index
+    encoder = CountingEncoder(dim=32)
+    report = built(write_project(), encoder, previous=first)
+    assert report.reused == 0 and len(encoder.texts) == 12
+
+
+def test_progress_is_told_up_to_the_end(write_project):
+    told = []
+    config = load_config(write_project(many_routes(1_200)))
+    index.build(config, ENCODER, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (1_200, 1_200) and told == sorted(told)
+
+
+def test_saved_and_loaded_it_is_the_same(write_project, tmp_path):
+    heldout = {"default": {"model": "big", "heldout": ["open the garage"]}}
+    saved = index.save(built(write_project(settings=heldout)).index, tmp_path / "index")
+    loaded = index.load(tmp_path / "index")
+    assert (loaded.manifest, loaded.config, loaded.entries, loaded.fitted) == (
+        saved.manifest,
+        saved.config,
+        saved.entries,
+        saved.fitted,
+    )
+    assert (loaded.reconstruct() == saved.reconstruct()).all() and (loaded.negatives == saved.negatives).all()
+
+
+def test_the_same_inputs_give_the_same_files(write_project, tmp_path):
+    for name in ("one", "two"):
+        index.save(built(write_project()).index, tmp_path / name)
+    files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert files[0] == files[1] and len(files[0]) == 5
+
+
+def test_an_older_build_leaves_nothing_behind(write_project, tmp_path):
+    for routes in (ROUTES, ROUTES | {"news": ["what happened today"]}):
+        index.save(built(write_project(routes)).index, tmp_path / "index")
+    assert len(list((tmp_path / "index").iterdir())) == 5
+
+
+def test_files_of_others_are_left_alone(write_project, tmp_path):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "README").write_text("ours")
+    index.save(built(write_project()).index, tmp_path / "index")
+    assert (tmp_path / "index" / "README").read_text() == "ours"
+
+
+def test_the_distance_limit_is_fitted_between_near_and_far(write_project):
+    made = built(write_project(many_routes(400))).index
+    near = 1.0 - made.search(query("word3 item1 thing5"), 1)[0][0][0]
+    far = 1.0 - made.search(query("zebra quantum lasagne"), 1)[0][0][0]
+    assert near < made.fitted.max_distance < far
+
+
+def test_negatives_move_the_limit(write_project):
+    without = built(write_project(many_routes(400))).index.fitted.max_distance
+    strangers = [f"word{n} but something else entirely {n}" for n in range(15)]
+    settings = {"default": {"model": "big", "heldout": strangers}}
+    limit = built(write_project(many_routes(400), settings)).index.fitted.max_distance
+    assert limit != without
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        {"a": ["one"]},
+        {"a": ["one"], "b": ["one more"]},
+        {"a": ["same words here", "Same words here."], "b": ["same words, here"]},
+        {"a": ["one two three"], "b": {"utterances": [], "description": "four five six"}},
+    ],
+    ids=["one utterance", "one each", "all alike", "description only"],
+)
+def test_degenerate_routes_give_finite_numbers(write_project, routes):
+    fitted = built(write_project(routes)).index.fitted
+    assert 0.0 <= fitted.max_distance <= 2.0 and fitted.min_confidence == 0.0
+
+
+# Freshness ---------------------------------------------------------------------------------------------------
+
+
+def test_check_is_silent_on_a_fresh_index_and_names_what_changed(write_project, tmp_path):
+    folder = tmp_path / "index"
+    routes = write_project()
+    build_index(routes, folder)
+    assert check_index(routes, folder) == []
+    changed = ROUTES | {"coding": [*ROUTES["coding"][1:], "new one", "newer one"], "news": ["what happened"]}
+    del changed["smalltalk"]
+    settings = {"vote": {"neighbors": 7}, "default": {"model": "big", "heldout": ["x y z"]}}
+    assert check_index(write_project(changed, settings), folder) == [
+        "default.heldout: 0 entries -> 1 entries",
+        "route coding: utterances: 2 added, 1 removed",
+        "route news: added",
+        "route smalltalk: removed",
+        "vote.neighbors: 20 -> 7",
+    ]
+    assert any(
+        "encoder" in change for change in check_index(write_project(settings={"encoder": "minilm"}), folder)
+    )
+    assert check_index(write_project({**ROUTES, "billing": ROUTES["billing"][::-1]}), folder) == [
+        "route billing: utterances: in another order"
+    ]
+
+
+def test_check_names_a_missing_and_a_damaged_index(write_project, tmp_path):
+    folder = tmp_path / "index"
+    routes = write_project()
+    assert "semroute build" in check_index(routes, folder)[0]
+    build_index(routes, folder)
+    next(folder.glob("vectors-*")).write_bytes(b"")
+    assert "vectors-" in check_index(routes, folder)[0]
+
+
+def test_check_takes_milliseconds_and_no_model(write_project, tmp_path):
+    routes = write_project()
+    build_index(routes, tmp_path / "index")
+    started = time.perf_counter()
+    check_index(routes, tmp_path / "index")
+    assert time.perf_counter() - started < 1.0
+
+
+def test_an_unchanged_project_is_not_built_again(write_project, tmp_path):
+    routes = write_project()
+    first = build_index(routes, tmp_path / "index")
+    again = build_index(routes, tmp_path / "index")
+    assert (first.unchanged, again.unchanged) == (False, True)
+    assert again.index.fingerprint == first.index.fingerprint
+
+
+def test_the_fingerprint_covers_inputs_alone(write_project):
+    config = load_config(write_project())
+    known = identify("static", root=None)
+    encoder = index.artifact.EncoderRecord(
+        name=known.name, revision=known.revision, dim=known.dim, preprocessing=known.preprocessing
+    )
+    fingerprint = index.fingerprint(config, encoder)
+    assert index.fingerprint(load_config(write_project(name="elsewhere")), encoder) == fingerprint
+    for change in ({"revision": "other"}, {"dim": 7}, {"preprocessing": "other"}, {"name": "other"}):
+        assert index.fingerprint(config, encoder.model_copy(update=change)) != fingerprint
+    assert (
+        index.fingerprint(load_config(write_project(settings={"vote": {"neighbors": 3}})), encoder)
+        != fingerprint
+    )
+
+
+# What callers may hand in ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        np.zeros((1, 64), np.float64),
+        np.ones((1, 63), np.float32) / 63**0.5,
+        np.ones(64, np.float32) / 8,
+        np.asfortranarray(np.eye(64, dtype=np.float32)),
+        np.zeros((1, 64), np.float32),
+        np.full((1, 64), np.nan, np.float32),
+        np.full((1, 64), np.inf, np.float32),
+        [[0.125] * 64],
+        None,
+    ],
+    ids=["float64", "dim", "1-d", "order", "zero", "nan", "inf", "list", "none"],
+)
+def test_what_is_no_query_is_a_typed_error(write_project, vectors):
+    with pytest.raises(EncodingFailed):
+        built(write_project()).index.search(vectors, 5)
+
+
+@pytest.mark.parametrize("fault", ["nan", "zero", "dtype", "dim", "count"])
+def test_an_encoder_that_breaks_its_promise_stops_the_build(write_project, fault):
+    class Broken(HashEncoder):
+        def encode(self, texts, *, kind):
+            vectors = super().encode(texts, kind=kind)
+            if fault == "dtype":
+                return vectors.astype(np.float64)
+            if fault == "dim":
+                return np.ascontiguousarray(vectors[:, 1:])
+            if fault == "count":
+                return np.ascontiguousarray(vectors[1:])
+            vectors[-1] = np.nan if fault == "nan" else 0.0
+            return vectors
+
+    with pytest.raises(EncodingFailed):
+        built(write_project(), Broken(64))
+
+
+# Threads and processes ---------------------------------------------------------------------------------------
+
+
+def test_building_on_an_index_while_it_is_searched(write_project):
+    """An index that is searched never changes, so growing from it disturbs nobody."""
+    routes = many_routes(5_000)
+    base = built(write_project(routes)).index
+    text = base.entries[123].text
+    stop, wrong = threading.Event(), []
+
+    def search():
+        while not stop.is_set():
+            row = base.search(query(text), 5)[0][1][0]
+            if base.entries[row].text != text:
+                wrong.append(row)
+
+    threads = [threading.Thread(target=search) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for step in range(5):
+        more = routes | {f"new_{step}": [f"a new utterance {step} {n}" for n in range(50)]}
+        assert built(write_project(more), previous=base).embedded == 50
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("count", [200, 5_000])
+def test_a_forked_child_searches_and_does_not_hang(write_project, count):
+    made = built(write_project(many_routes(count))).index
+    queries = np.vstack([query(entry.text) for entry in made.entries[:64]])
+    wanted = [rows[0] for _, rows in made.search(queries, 5)]  # starts OpenMP's threads in the parent
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+
+    def child():
+        answers.put([int(rows[0]) for _, rows in made.search(queries, 5)])
+
+    process = context.Process(target=child)
+    process.start()
+    try:
+        assert answers.get(timeout=30) == wanted
+    finally:
+        process.join(timeout=5)
+        process.kill()
