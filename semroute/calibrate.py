@@ -21,7 +21,7 @@ VERSION = 1
 _KEPT_SHARE = 0.95
 """Share of the utterances that must find a neighbour within the fitted distance when they are left out."""
 
-_PRIOR_COUNT = 20
+_PRIOR_COUNT = 100
 """Few utterances say little about their own spread: the prior weighs as much as this many of them."""
 
 _SAMPLE = 2_000

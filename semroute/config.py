@@ -7,6 +7,7 @@ comes from a folder of YAML or from the canonical JSON inside an index, and both
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -36,8 +37,8 @@ from semroute.sources import (
     Source,
     Sources,
     check_references,
-    check_texts,
     check_variables,
+    compare_texts,
     did_you_mean,
     read_folder,
 )
@@ -99,7 +100,7 @@ class Config:
             raise ConfigError((Problem("config", 0, 0, message),))
         settings = Source("settings", data["settings"])
         routes = tuple(Source(f"routes[{index}]", route) for index, route in enumerate(data["routes"]))
-        return replace(_config(Sources(settings, routes), []), warnings=(), _sources=None)
+        return replace(_config(Sources(settings, routes, bool(routes)), []), warnings=(), _sources=None)
 
     def place(self, route: str | None, kind: Literal["utterances", "heldout"], index: int) -> Place | None:
         """Where a text of a route stands, or of the default when `route` is None; None without YAML."""
@@ -130,14 +131,13 @@ def _config(sources: Sources, problems: list[Problem]) -> Config:
     settings = None if sources.settings is None else _parse(Settings, sources.settings, problems)
     routes = [_parse(Route, source, problems) for source in sources.routes]
     problems = _without_noise(said, problems)
-    repeated, warned = check_texts(sources)
-    problems = _without_noise(set(problems), [*problems, *check_references(sources), *repeated])
+    texts = compare_texts(sources)
+    problems = _without_noise(set(problems), [*problems, *check_references(sources), *texts.problems()])
     if problems or settings is None:
         raise ConfigError(tuple(sorted(problems)))
-    if sources.settings is not None:
-        warned += _settings_warnings(settings, sources.settings)
     valid = tuple(route for route in routes if route is not None)
-    return Config(settings, valid, tuple(sorted(set(warned))), sources)
+    warnings = [*texts.warnings(), *_settings_warnings(settings, sources)]
+    return Config(settings, valid, tuple(sorted(warnings)), sources)
 
 
 def _without_noise(said: set[Problem], problems: list[Problem]) -> list[Problem]:
@@ -152,15 +152,13 @@ def _place_of(problem: Problem) -> Place:
     return Place(problem.file, problem.line, problem.column)
 
 
-def _settings_warnings(settings: Settings, source: Source) -> list[Problem]:
-    if settings.escalations is None:
-        return []
-    warned = [source.problem("accepted, but not used by this version", "escalations", key=True)]
-    store = settings.escalations.store or ""
-    if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", store):
+def _settings_warnings(settings: Settings, sources: Sources) -> Iterator[Problem]:
+    if settings.escalations is None or sources.settings is None:
+        return
+    yield sources.settings.problem("accepted, but not used by this version", "escalations", key=True)
+    if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", settings.escalations.store or ""):
         message = "this password becomes part of index/; leave it to PGPASSWORD or ~/.pgpass"
-        warned.append(source.problem(message, "escalations", "store"))
-    return warned
+        yield sources.settings.problem(message, "escalations", "store")
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
@@ -192,8 +190,10 @@ def _parse(shape: type[_ShapeT], source: Source, problems: list[Problem]) -> _Sh
         details = error.errors(include_url=False)
     misspelt = set(chain.from_iterable(_meant(shape, one) for one in details))
     for one in details:
+        # Of a file that could not be read to its end, nothing is missing and a list or mapping may be a text.
+        cut = not source.complete and one["type"] in _WANTED and isinstance(one["input"], list | dict)
         lacks = _lacks(one)
-        if not lacks or (source.complete and not lacks & misspelt):
+        if not cut and (not lacks or (source.complete and not lacks & misspelt)):
             problems.append(_problem(shape, source, one))
     return None
 

@@ -101,8 +101,8 @@ class Router:
         self,
         prompt: Prompt,
         *,
-        exclude: Collection[str] = (),
-        needs: Collection[str] = (),
+        exclude: Collection[str] | None = None,
+        needs: Collection[str] | None = None,
         max_usd_per_1m: float | None = None,
         weights: Weights | Mapping[str, float] | None = None,
         step: str | None = None,
@@ -131,8 +131,8 @@ class Router:
         self,
         prompts: Iterable[Prompt],
         *,
-        exclude: Collection[str] = (),
-        needs: Collection[str] = (),
+        exclude: Collection[str] | None = None,
+        needs: Collection[str] | None = None,
         max_usd_per_1m: float | None = None,
         weights: Weights | Mapping[str, float] | None = None,
         step: str | None = None,
@@ -147,12 +147,11 @@ class Router:
         prompts = list(prompts)
         try:
             request = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
+            verdicts = snapshot.verdicts(prompts, request)
         except (TypeError, ValueError) as error:
-            request = _request((), (), None, None, None, None)
+            request = _request(None, None, None, None, None, None)
             fault = _Verdict(None, "error", f"The default serves: {_argument_fault(error)}")
             verdicts = [fault for _ in prompts]
-        else:
-            verdicts = snapshot.verdicts(prompts, request)
         share = (time.perf_counter() - started) / max(len(prompts), 1)
         return [snapshot.decision(verdict, request, share) for verdict in verdicts]
 
@@ -195,7 +194,7 @@ class _Snapshot:
     def verdicts(self, prompts: Sequence[Prompt], request: _Request) -> list[_Verdict]:
         """One verdict a prompt: by a rule where one decides, else by the vote of its neighbours."""
         verdicts: list[_Verdict | None] = []
-        waiting: dict[Rule | None, list[tuple[int, str]]] = {}
+        waiting: dict[str | None, tuple[Rule | None, list[tuple[int, str]]]] = {}
         for place, prompt in enumerate(prompts):
             try:
                 text = routed_text(prompt)
@@ -206,8 +205,9 @@ class _Snapshot:
             verdict = self._without_vote(text, rule)
             verdicts.append(verdict)
             if verdict is None:
-                waiting.setdefault(rule, []).append((place, text))
-        for rule, group in waiting.items():
+                name = None if rule is None else rule.name
+                waiting.setdefault(name, (rule, []))[1].append((place, text))
+        for rule, group in waiting.values():
             found = self._by_vote([text for _, text in group], rule)
             for (place, _), verdict in zip(group, found, strict=True):
                 verdicts[place] = verdict
@@ -323,8 +323,8 @@ class _Snapshot:
 
 
 def _request(
-    exclude: Collection[str],
-    needs: Collection[str],
+    exclude: Collection[str] | None,
+    needs: Collection[str] | None,
     max_usd_per_1m: float | None,
     weights: Weights | Mapping[str, float] | None,
     step: str | None,
@@ -332,12 +332,13 @@ def _request(
 ) -> _Request:
     if weights is not None and not isinstance(weights, Weights):
         weights = Weights.model_validate(dict(weights))
-    need = Need(exclude=_names(exclude), capabilities=_names(needs), max_usd_per_1m=max_usd_per_1m)
+    cap = None if max_usd_per_1m is None else float(max_usd_per_1m)
+    need = Need(exclude=_names(exclude), capabilities=_names(needs), max_usd_per_1m=cap)
     return _Request(need, weights, step, dict(metadata or {}))
 
 
-def _names(names: Collection[str]) -> frozenset[str]:
-    return frozenset((names,) if isinstance(names, str) else names)
+def _names(names: Collection[str] | None) -> frozenset[str]:
+    return frozenset((names,) if isinstance(names, str) else names or ())
 
 
 def _argument_fault(error: TypeError | ValueError) -> str:

@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from semroute.sources import did_you_mean
-from semroute.yaml import shorten
+from semroute.yaml import printable, shorten
 
 
 def _refuse(message: str, *at: str | int, absent: tuple[str, ...] = ()) -> NoReturn:
@@ -158,9 +158,9 @@ def _pattern(value: str) -> str:
             nested = _repeats_within_repeat(import_module("re._parser").parse(value), within=False)
     except re.error as error:
         where = "" if error.pos is None else f" at character {error.pos + 1} of the regex"
-        _refuse(f"not a regex: {error.msg}{where}")
+        _refuse(f"not a regex: {printable(error.msg)}{where}")
     except FutureWarning as warning:
-        _refuse(f"a regex that later versions of Python read differently: {warning}; escape the character")
+        _refuse(f"a regex that later versions of Python read differently: {warning}; escape that character")
     except (OverflowError, RecursionError):
         _refuse("a regex that is nested or repeated beyond what Python can hold; write a simpler one")
     if nested:
@@ -449,7 +449,7 @@ class Settings(Shape):
         " or weights of quality, cost, ttft and itl.",
     )
     models: dict[Name, Annotated[ModelCard, BeforeValidator(_nothing_known)]] = Field(
-        default={}, description="The models that may serve, by name."
+        description="The models that may serve, by name."
     )
     rules: Annotated[tuple[Rule, ...], Strict(strict=False)] = Field(
         default=(), description="Asked before the vote, in order; the first that holds decides."

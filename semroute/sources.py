@@ -99,10 +99,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """All of a configuration: `settings` is None when there is none that can be read."""
+    """All of a configuration.
+
+    settings: None when there are none that can be read.
+    has_route_files: whether anything was written as a route, readable or not.
+    """
 
     settings: Source | None
     routes: tuple[Source, ...]
+    has_route_files: bool
 
     @property
     def complete(self) -> bool:
@@ -119,7 +124,7 @@ def read_folder(folder: Path) -> tuple[Sources, list[Problem]]:
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
         files = [entry for entry in entries if _is_yaml(entry.name) and not entry.is_dir()]
     except OSError as error:
-        return Sources(None, ()), [Problem(str(folder), 0, 0, _no_folder(error))]
+        return Sources(None, (), False), [Problem(str(folder), 0, 0, _no_folder(error))]
     documents = [read_yaml(file, str(file)) for file in files]
     problems = [problem for document in documents for problem in document.problems]
     settings = [document for document in documents if Path(document.file).stem == SETTINGS_STEM]
@@ -130,7 +135,7 @@ def read_folder(folder: Path) -> tuple[Sources, list[Problem]]:
     for document in documents:
         if document not in settings:
             routes += _routes_of(document, problems)
-    return Sources(_settings_of(settings), tuple(routes)), problems
+    return Sources(_settings_of(settings), tuple(routes), len(documents) > len(settings)), problems
 
 
 def _is_yaml(name: str) -> bool:
@@ -257,7 +262,7 @@ def check_references(sources: Sources) -> Iterator[Problem]:
 
 
 def _unknown_models(sources: Sources, settings: Source) -> Iterator[Problem]:
-    if not settings.complete or not isinstance(settings.get("models"), dict | None):
+    if not settings.complete or not isinstance(settings.get("models"), dict):
         return
     known = settings.keys("models")
     rules = [path for path, _ in settings.items("rules")]
@@ -290,7 +295,7 @@ def _unknown(what: str, name: str, known: Collection[str], cure: str) -> str:
 
 def _nothing_to_decide(sources: Sources, settings: Source) -> Iterator[Problem]:
     default = settings.get("default")
-    if sources.routes or not sources.complete or not isinstance(default, dict):
+    if sources.has_route_files or not sources.complete or not isinstance(default, dict):
         return
     models = default.get("models")
     if isinstance(default.get("model"), str) or (isinstance(models, list) and len(models) == 1):
@@ -335,26 +340,46 @@ class _Text(NamedTuple):
         return self.source.problem(message, *self.path)
 
 
-def check_texts(sources: Sources) -> tuple[list[Problem], list[Problem]]:
-    """Texts that stand in two places: problems (indexed and held out at once), then warnings."""
-    problems: list[Problem] = []
-    warnings: list[Problem] = []
+@dataclass(frozen=True, slots=True)
+class TextComparison:
+    """Texts that stand in two places, as pairs: the first place, then the other."""
+
+    indexed_and_held_out: list[tuple[_Text, _Text]]
+    indexed_twice: list[tuple[_Text, _Text]]
+    held_out_twice: list[tuple[_Text, _Text]]
+
+    def problems(self) -> Iterator[Problem]:
+        """A text that is utterance and heldout at once would make every evaluation look better than it is."""
+        cure = "what is indexed cannot be held out, so delete one of the two"
+        for utterance, text in self.indexed_and_held_out:
+            yield text.problem(f"also an utterance, at {utterance.place}; {cure}")
+
+    def warnings(self) -> Iterator[Problem]:
+        """What is allowed, but hardly meant."""
+        for first, text in self.indexed_twice:
+            yield text.problem(_indexed_twice(first, text))
+        for first, text in self.held_out_twice:
+            yield text.problem(f"held out at {first.place} already; delete one of the two")
+
+
+def compare_texts(sources: Sources) -> TextComparison:
+    """Compare all texts, by what remains of them without case and repeated white space."""
+    found = TextComparison([], [], [])
     utterances: dict[str, _Text] = {}
     heldout: dict[str, _Text] = {}
     for text in _texts(sources.routes, "utterances"):
         first = utterances.setdefault(text_key(text.text), text)
         if first is not text:
-            warnings.append(_repeated_utterance(first, text))
+            found.indexed_twice.append((first, text))
     defaults = _texts([] if sources.settings is None else [sources.settings], "default", "heldout")
     for text in chain(defaults, _texts(sources.routes, "heldout")):
         key = text_key(text.text)
         first = heldout.setdefault(key, text)
         if key in utterances:
-            message = f"also an utterance, at {utterances[key].place}; what is indexed cannot be held out"
-            problems.append(text.problem(f"{message}, so delete one of the two"))
+            found.indexed_and_held_out.append((utterances[key], text))
         elif first is not text:
-            warnings.append(text.problem(f"held out at {first.place} already; delete one of the two"))
-    return problems, warnings
+            found.held_out_twice.append((first, text))
+    return found
 
 
 def text_key(text: str) -> str:
@@ -369,16 +394,13 @@ def _texts(sources: Iterable[Source], *path: str) -> Iterator[_Text]:
                 yield _Text(text, source, place)
 
 
-def _repeated_utterance(first: _Text, text: _Text) -> Problem:
+def _indexed_twice(first: _Text, text: _Text) -> str:
     if first.source is not text.source:
-        route = first.source.get("name")
-        owner = f"route {shorten(route)}" if isinstance(route, str) else "another route"
-        return text.problem(
-            f"also an utterance of {owner}, at {first.place}; declared first, that route wins"
-        )
+        owner = shorten(str(first.source.get("name")))
+        return f"also an utterance of route {owner}, at {first.place}; declared first, that route wins"
     if first.text == text.text:
-        return text.problem(f"the same utterance as at {first.place}; it is indexed once")
-    return text.problem(f"but for case and white space the same utterance as at {first.place}")
+        return f"the same utterance as at {first.place}; it is indexed once"
+    return f"but for case and white space the same utterance as at {first.place}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol, TypeAlias
 
@@ -22,8 +23,9 @@ from semroute.errors import Problem
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 32
-MAX_NODES = 1_000_000
+MAX_NODES = 500_000
 MAX_ALIASED_NODES = 100_000
+MAX_INVISIBLE = 100  # problems of this kind a file; whoever has more has saved another kind of file
 
 
 class ScalarNode(NamedTuple):
@@ -88,9 +90,14 @@ def read_yaml(path: Path, shown: str) -> Document:
     except UnicodeDecodeError as error:
         line, column = _position(data[: error.start].decode("utf-8"))
         return _unreadable(Problem(shown, line, column, f"not UTF-8 from here on; {_SAVE_AS_UTF_8}"))
+    if b"\0" in data:
+        line, column = _position(text[: text.index("\0")])
+        cure = f"{_SAVE_AS_UTF_8} if it is UTF-16, else delete it"
+        return _unreadable(Problem(shown, line, column, f"a NUL character; {cure}"))
     if not _has_invisible(data):
         return compose(text, shown)
-    invisible = [_invisible_problem(text, found, shown) for found in _INVISIBLE.finditer(text)]
+    found = islice(_INVISIBLE.finditer(text), MAX_INVISIBLE)
+    invisible = [_invisible_problem(text, character, shown) for character in found]
     document = compose(_INVISIBLE.sub("\ufffd", text), shown)
     return replace(document, problems=(*invisible, *document.problems))
 
@@ -139,8 +146,6 @@ def _has_invisible(data: bytes) -> bool:
 def _invisible_problem(text: str, found: re.Match[str], file: str) -> Problem:
     code = ord(found.group())
     cure = f'delete it, or write "\\u{code:04x}" inside double quotes'
-    if code == 0:
-        cure = f"{_SAVE_AS_UTF_8} if it is UTF-16, else delete it"
     line, column = _position(text[: found.start()])
     return Problem(file, line, column, f"invisible character U+{code:04X}; {cure}")
 
@@ -302,7 +307,7 @@ class _Composer:
 
     def _open(self, event: events.NodeEvent, *, attached: bool) -> None:
         if len(self.stack) >= MAX_DEPTH:
-            self._stop(event, f"nested deeper than {MAX_DEPTH} levels")
+            self._exceed(event, f"nested deeper than {MAX_DEPTH} levels")
         items: list[Node] = []
         entries: dict[str, Entry] = {}
         node: SequenceNode | MappingNode
@@ -333,17 +338,17 @@ class _Composer:
             self._stop(event, f"`*{event.anchor}` stands inside what it repeats")
         self.aliased += anchored.weight
         if self.aliased > MAX_ALIASED_NODES:
-            self._stop(event, f"aliases repeat more than {MAX_ALIASED_NODES:,} values; write fewer of them")
+            self._exceed(event, f"aliases repeat more than {MAX_ALIASED_NODES:,} values; write fewer of them")
         self._count(anchored.weight - 1, event)
         if len(self.stack) + anchored.height > MAX_DEPTH:
-            self._stop(event, f"nested deeper than {MAX_DEPTH} levels by aliases")
+            self._exceed(event, f"nested deeper than {MAX_DEPTH} levels by aliases")
         line, column = _at(event)
         self._attach(anchored.node._replace(line=line, column=column), anchored.height)
 
     def _count(self, weight: int, event: events.Event) -> None:
         self.weight += weight
         if self.weight > MAX_NODES:
-            self._stop(event, f"more than {MAX_NODES:,} values; split the file into several route files")
+            self._exceed(event, f"more than {MAX_NODES:,} values; split the file into several route files")
 
     def _value(self, event: events.ScalarEvent) -> str | int | float | bool | None:
         text = self.pairs.restore(event)
@@ -354,6 +359,10 @@ class _Composer:
 
     def _complain(self, event: events.Event, message: str) -> None:
         self.problems.append(self._problem(event, message))
+
+    def _exceed(self, event: events.Event, message: str) -> NoReturn:
+        self.root = None  # what is too large to read is too large to check
+        self._stop(event, message)
 
     def _stop(self, event: events.Event, message: str) -> NoReturn:
         raise _Stopped(self._problem(event, message))
@@ -366,8 +375,12 @@ def _at(event: events.Event) -> tuple[int, int]:
 
 def shorten(text: str) -> str:
     """A key or name as a problem may show it: in backquotes, printable, never long."""
-    printable = "".join(character if character.isprintable() else "?" for character in text[:60])
-    return f"`{printable}...`" if len(text) > 60 else f"`{printable}`"
+    return f"`{printable(text[:60])}...`" if len(text) > 60 else f"`{printable(text)}`"
+
+
+def printable(text: str) -> str:
+    """The text with a question mark for each character that has no shape."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 _WORDS: dict[str, bool | None] = {

@@ -52,7 +52,8 @@ def write_project(tmp_path: Path) -> WriteProject:
         (folder / "semroute.yaml").write_text(json.dumps(SETTINGS | (settings or {})), encoding="utf-8")
         for place, (route, content) in enumerate((ROUTES if routes is None else routes).items()):
             more = content if isinstance(content, dict) else {"utterances": content}
-            row = {"name": route, "model": "small", **more}
+            serving = {} if "models" in more else {"model": "small"}
+            row = {"name": route, **serving, **more}
             (folder / f"{place:03}.yaml").write_text(json.dumps(row), encoding="utf-8")
         return folder
 

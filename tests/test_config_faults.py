@@ -155,10 +155,10 @@ class TestC3Bombs:
         with pytest.raises(ConfigError, match="larger than 16 MiB; split it into several route files"):
             load_config(tmp_path)
 
-    def test_a_million_values_is_the_limit_of_a_file(self, tmp_path: Path) -> None:
+    def test_half_a_million_values_are_the_limit_of_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "semroute.yaml").write_text(GOOD_SETTINGS)
-        (tmp_path / "a.yaml").write_text("utterances: [" + "x," * 1_000_001 + "]")
-        with pytest.raises(ConfigError, match="more than 1,000,000 values"):
+        (tmp_path / "a.yaml").write_text("utterances: [" + "x," * 500_001 + "]")
+        with pytest.raises(ConfigError, match="more than 500,000 values"):
             load_config(tmp_path)
 
 
@@ -307,9 +307,6 @@ class TestC5:
                 "1:1: `default` is missing: What serves a prompt that no route wins.",
                 id="missing default",
             ),
-            pytest.param(
-                "", "1:1: `default` is missing: What serves a prompt that no route wins.", id="empty"
-            ),
             pytest.param("- x\n", "1:1: must be a mapping (`key: value`), not a list", id="list"),
             pytest.param(
                 "default: m\nmodels: {m: {}}\n", "1:10: must be a mapping (`key: value`), not text", id="text"
@@ -399,10 +396,9 @@ class TestC5:
             ),
             pytest.param(
                 GOOD_SETTINGS + "rules: [{name: r, when: {step: []}, model: m}]\n",
-                "3:25: a rule needs a condition; give one of min_chars, max_chars, has_code, any_regex,"
+                "3:32: a rule needs a condition; give one of min_chars, max_chars, has_code, any_regex,"
                 " multi_step, metadata, step",
                 id="empty condition",
-                marks=[],
             ),
             pytest.param(
                 GOOD_SETTINGS + "rules: [{name: r, when: {has_code: true}, only: [a, a]}]\n",
@@ -423,7 +419,13 @@ class TestC5:
         ],
     )
     def test_settings(self, refusal: Refusal, text: str, expected: str) -> None:
-        assert f"routes/semroute.yaml:{expected}" in refusal(semroute=text)[-1:]
+        assert refusal(semroute=text) == [f"routes/semroute.yaml:{expected}"]
+
+    def test_empty_settings(self, refusal: Refusal) -> None:
+        assert refusal(semroute="# later\n") == [
+            "routes/semroute.yaml:1:1: `default` is missing: What serves a prompt that no route wins.",
+            "routes/semroute.yaml:1:1: `models` is missing: The models that may serve, by name.",
+        ]
 
     def test_no_routes_and_one_model(self, tmp_path: Path) -> None:
         (tmp_path / "semroute.yaml").write_text(GOOD_SETTINGS)
@@ -548,7 +550,7 @@ class TestFiles:
     def test_a_file_for_a_folder(self, tmp_path: Path) -> None:
         file = tmp_path / "semroute.yaml"
         file.write_text(GOOD_SETTINGS)
-        with pytest.raises(ConfigError, match="not a folder; name the folder that holds semroute.yaml"):
+        with pytest.raises(ConfigError, match=r"not a folder; name the folder that holds semroute\.yaml"):
             load_config(file)
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
