@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from semroute import __version__
 from semroute.errors import ConfigError, Problem, SemrouteError
@@ -23,6 +22,7 @@ from semroute.errors import ConfigError, Problem, SemrouteError
 if TYPE_CHECKING:
     from semroute.build import Built
     from semroute.decision import Decision
+    from semroute.doctor import Finding
     from semroute.index import Progress
     from semroute.text import Prompt
 
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 
 _CHECK_FAILED, _BAD_INPUT = 1, 2
+_SHOWN_NEIGHBORS = 5
 _BATCH = 512  # prompts between two flushes of the output
 
 _RoutesOption = Annotated[Path, typer.Option("--routes", help="The folder of YAML files.")]
@@ -53,10 +54,6 @@ def main() -> NoReturn:
         _say_problems(error.problems)
     except SemrouteError as error:
         _say(f"[red]error:[/] {escape(str(error))}")
-    except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has gone: not our error, and nothing is left to be flushed to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(_BAD_INPUT)
 
 
@@ -190,11 +187,8 @@ def doctor(
     if as_json:
         _print_json([{"check": f.check, "status": f.status, "detail": f.detail} for f in findings])
     else:
-        mark = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[red]broken[/]"}
-        table = Table.grid(padding=(0, 2))
         for finding in findings:
-            table.add_row(mark[finding.status], f"[bold]{escape(finding.check)}[/]", escape(finding.detail))
-        _stdout().print(table)
+            _show_finding(finding)
     if any(finding.status == "broken" for finding in findings):
         raise typer.Exit(_CHECK_FAILED)
 
@@ -274,15 +268,17 @@ def _show_decision(decision: Decision) -> None:
     if decision.fallbacks:
         out.print(f"  if that fails: {escape(', '.join(decision.fallbacks))}", soft_wrap=True)
     if decision.neighbors:
-        table = Table.grid(padding=(0, 2))
-        for neighbor in decision.neighbors[:5]:
-            table.add_row(
-                f"  {neighbor.similarity:.3f}",
-                escape(neighbor.route),
-                f"[dim]{escape(neighbor.utterance)}[/]",
-            )
         out.print("  nearest utterances:")
-        out.print(table)
+    for neighbor in decision.neighbors[:_SHOWN_NEIGHBORS]:
+        text = escape(f"{neighbor.similarity:.3f}  {neighbor.route}: {neighbor.utterance}")
+        out.print(f"    {text}", soft_wrap=True)
+
+
+def _show_finding(finding: Finding) -> None:
+    color = {"ok": "green", "note": "yellow", "broken": "red"}[finding.status]
+    check = escape(f"{finding.check:<16}")
+    line = f"[{color}]{finding.status:<6}[/]  [bold]{check}[/]  {escape(finding.detail)}"
+    _stdout().print(line, soft_wrap=True)
 
 
 def _decision_line(decision: Decision) -> str:
@@ -371,8 +367,13 @@ def _stderr() -> Console:
 
 def _print(text: str) -> None:
     """One result. Plain, so that no width and no colour gets into what a program reads."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough: not an error. Python flushes once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
 
 
 def _print_json(value: Any) -> None:

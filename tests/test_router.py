@@ -302,7 +302,7 @@ def test_what_the_call_needs_moves_it_to_a_model_that_has_it(router_of, argument
     decision = router_of().route("where is my refund", **arguments)
     assert (decision.route, decision.model, decision.reason) == ("billing", model, reason)
     assert decision.model not in decision.fallbacks
-    assert set(decision.fallbacks).isdisjoint(arguments.get("exclude", ()))
+    assert set(decision.fallbacks).isdisjoint(arguments.get("exclude") or ())
 
 
 @pytest.mark.parametrize(
@@ -446,10 +446,10 @@ def test_reloading_under_load_answers_each_prompt_from_one_snapshot(write_projec
             except Exception as error:  # noqa: BLE001
                 errors.append(error)
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for turn in range(60):
+    for turn in range(30):
         index.save(made["b" if turn % 2 == 0 else "a"], folder)
         router.reload()
     stop.set()

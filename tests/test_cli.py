@@ -1,0 +1,317 @@
+"""The command line as its users meet it: real processes, exit codes, what goes to stdout and what to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, ROUTES
+
+COMMANDS = ("init", "validate", "build", "route", "doctor", "schema")
+
+
+@pytest.fixture
+def semroute(tmp_path):
+    """Run the command in `tmp_path`."""
+
+    def run(*arguments, stdin: str | bytes = "", **environment):
+        done = subprocess.run(
+            [sys.executable, "-m", "semroute", *map(str, arguments)],
+            cwd=tmp_path,
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            env={k: v for k, v in os.environ.items() if k != "SEMROUTE_INDEX"} | environment,
+            check=False,
+        )
+        done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def project(write_project, semroute, tmp_path) -> Path:
+    write_project()
+    assert semroute("build").returncode == 0
+    return tmp_path
+
+
+def test_from_nothing_to_an_answer(semroute, tmp_path):
+    made = semroute("init")
+    assert made.returncode == 0
+    assert made.stdout.split() == [
+        f"routes/{name}.yaml" for name in ("billing", "coding", "semroute", "smalltalk")
+    ]
+    assert semroute("validate").stdout.startswith("routes: valid (3 routes, 30 utterances, 2 models)")
+    built = semroute("build")
+    assert (built.returncode, built.stderr) == (0, "")
+    assert "30 utterances of 3 routes, 30 embedded" in built.stdout
+    for prompt, route, model in (
+        ("where is my refund?", "billing", "small"),
+        ("my python loop is slow, make it faster", "coding", "big"),
+        ("hi there, nice to see you", "smalltalk", "small"),
+    ):
+        decision = json.loads(semroute("route", prompt, "--json").stdout)
+        assert (decision["route"], decision["model"]) == (route, model)
+    assert semroute("build", "--check").returncode == 0
+
+
+def test_init_writes_over_nothing(semroute, tmp_path):
+    (tmp_path / "routes").mkdir()
+    (tmp_path / "routes" / "coding.yaml").write_text("mine")
+    done = semroute("init")
+    assert done.returncode == 2
+    assert "routes/coding.yaml:0:0: exists" in done.stderr
+    assert [path.name for path in (tmp_path / "routes").iterdir()] == ["coding.yaml"]
+    assert (tmp_path / "routes" / "coding.yaml").read_text() == "mine"
+
+
+# validate ------------------------------------------------------------------------------------------------------
+
+
+def test_validate_names_every_problem_with_its_place(semroute, write_project, tmp_path):
+    write_project({"a": {"utterances": ["x"], "modle": "small"}, "b": {"utterances": [7], "model": "nobody"}})
+    done = semroute("validate")
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(("routes/000.yaml:1:", "routes/001.yaml:1:")) for line in lines)
+    assert "modle" in done.stderr and "nobody" in done.stderr
+    plain = json.loads(semroute("validate", "--json").stdout)
+    assert plain["valid"] is False
+    assert {"file", "line", "column", "message"} == set(plain["problems"][0]) and len(plain["problems"]) == 3
+
+
+def test_validate_says_what_is_suspicious_and_passes(semroute, write_project):
+    write_project(ROUTES | {"again": [ROUTES["billing"][0]]})
+    done = semroute("validate")
+    assert done.returncode == 0
+    assert "routes/003.yaml:1:" in done.stderr and "warning:" in done.stderr
+    assert json.loads(semroute("validate", "--json").stdout)["warnings"]
+
+
+def test_a_folder_that_is_not_there(semroute):
+    for command in ("validate", "build"):
+        done = semroute(command, "--routes", "nowhere")
+        assert done.returncode == 2 and "nowhere" in done.stderr
+
+
+# build --------------------------------------------------------------------------------------------------------
+
+
+def test_build_tells_what_it_embedded(semroute, write_project, project):
+    assert "up to date" in semroute("build").stdout
+    write_project(ROUTES | {"billing": [*ROUTES["billing"], "I need my money"]})
+    summary = json.loads(semroute("build", "--json").stdout)
+    assert (summary["embedded"], summary["reused"], summary["unchanged"]) == (1, 12, False)
+    assert summary["encoder"] == "static" and summary["fingerprint"].startswith("sha256:")
+
+
+def test_build_names_the_same_utterance_in_two_routes(semroute, write_project):
+    write_project(ROUTES | {"again": [ROUTES["billing"][0]]})
+    done = semroute("build")
+    assert done.returncode == 0
+    assert "routes/003.yaml:1:" in done.stderr and "billing" in done.stderr
+
+
+def test_check_exits_one_and_names_what_changed(semroute, write_project, project):
+    fresh = semroute("build", "--check")
+    assert (fresh.returncode, fresh.stderr) == (0, "")
+    write_project(ROUTES | {"news": ["what happened"]}, {"vote": {"neighbors": 5}})
+    stale = semroute("build", "--check")
+    assert stale.returncode == 1
+    assert stale.stdout.splitlines() == ["route news: added", "vote.neighbors: 20 -> 5"]
+    assert "semroute build" in stale.stderr
+    plain = json.loads(semroute("build", "--check", "--json").stdout)
+    assert plain == {"fresh": False, "changes": ["route news: added", "vote.neighbors: 20 -> 5"]}
+
+
+def test_check_without_an_index_is_stale_not_wrong(semroute, write_project):
+    write_project()
+    done = semroute("build", "--check")
+    assert done.returncode == 1 and "there is no index" in done.stdout
+
+
+def test_a_damaged_index_is_built_anew_and_that_is_said(semroute, project):
+    next((project / "index").glob("vectors-*")).write_bytes(b"damaged")
+    done = semroute("build")
+    assert done.returncode == 0
+    assert "could not be used" in done.stderr and "12 embedded" in done.stdout
+    assert semroute("route", "hello there").returncode == 0
+
+
+# route --------------------------------------------------------------------------------------------------------
+
+
+def test_route_explains_itself_to_people(semroute, project):
+    done = semroute("route", "where is my refund?")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("billing -> small") and "match" in first
+    assert any("where is my refund" in line for line in rest) and any(
+        "if that fails: big" in line for line in rest
+    )
+    assert "\x1b[" not in done.stdout
+
+
+def test_prompts_of_a_text_file_in_order(semroute, project):
+    (project / "in.txt").write_text(
+        "where is my refund\r\n\nhello there\nzygote quixotic\u2028flummox\n", "utf-8"
+    )
+    done = semroute("route", "--input", "in.txt", "--json")
+    assert done.returncode == 0
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["route"] for row in rows[:3]] == ["billing", None, "smalltalk"] and len(rows) == 4
+    assert rows[1]["reason"] == "empty_prompt"
+    short = semroute("route", "--input", "in.txt").stdout.splitlines()
+    assert [line.split("\t")[:2] for line in short][:1] == [["billing", "small"]] and len(short) == 4
+
+
+def test_prompts_of_a_jsonl_file_in_order(semroute, project):
+    messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "where is my refund"}]
+    rows = [{"prompt": "hello there", "route": "ignored"}, {"prompt": messages}, {"prompt": ""}]
+    (project / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = semroute("route", "--json", "--input", "in.jsonl")
+    assert [json.loads(line)["route"] for line in done.stdout.splitlines()] == ["smalltalk", "billing", None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hello there\nwhere is my refund\n", '{"prompt": "hello there"}\n{"prompt": "where is my refund"}'],
+)
+def test_prompts_from_a_pipe(semroute, project, text):
+    done = semroute("route", "--json", "--input", "-", stdin=text)
+    assert [json.loads(line)["route"] for line in done.stdout.splitlines()] == ["smalltalk", "billing"]
+
+
+def test_bad_lines_are_named_all_at_once(semroute, project):
+    (project / "in.jsonl").write_text(
+        '{"prompt": "hello"}\n{"text": "x"}\nnot json\n{"prompt": 7}\n[1]\n' + "[" * 100_000
+    )
+    done = semroute("route", "--json", "--input", "in.jsonl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.split(" ")[0] for line in done.stderr.splitlines()] == [
+        "in.jsonl:2:1:", "in.jsonl:3:1:", "in.jsonl:4:1:", "in.jsonl:5:1:", "in.jsonl:6:1:",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Give one PROMPT"),
+        (("hello", "--input", "in.txt"), "Give one PROMPT"),
+        (("--input", "missing.txt"), "missing.txt"),
+        (("--input", "in.csv"), ".jsonl"),
+        (("--input", "latin.txt"), "UTF-8"),
+        (("hello", "--index", "nowhere"), "semroute build"),
+    ],
+    ids=["nothing", "both", "missing", "suffix", "latin", "no index"],
+)
+def test_wrong_input_is_exit_code_two_and_a_sentence(semroute, project, arguments, said):
+    (project / "latin.txt").write_bytes(b"caf\xe9")
+    done = semroute("route", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_the_index_may_be_named_by_the_environment(semroute, project, tmp_path):
+    (project / "index").rename(project / "elsewhere")
+    assert semroute("route", "hello", SEMROUTE_INDEX="elsewhere").returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(project):
+    (project / "in.txt").write_text("hello there\n" * 5_000)
+    command = f"{sys.executable} -m semroute route --input in.txt --json | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["route"] == "smalltalk"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_rule_for_a_step_can_be_tried(semroute, write_project):
+    rules = [{"name": "planning", "when": {"step": "plan"}, "model": "big"}]
+    write_project(settings={"rules": rules})
+    semroute("build")
+    decision = json.loads(semroute("route", "hello there", "--step", "plan", "--json").stdout)
+    assert (decision["model"], decision["rule"]) == ("big", "planning")
+
+
+# doctor, schema, help --------------------------------------------------------------------------------------------
+
+
+def test_doctor_looks_at_everything(semroute, project):
+    done = semroute("doctor")
+    assert done.returncode == 0
+    for check in (
+        "python",
+        "faiss-cpu",
+        "bundled encoders",
+        "processor",
+        "routes",
+        "index freshness",
+        "routing",
+    ):
+        assert check in done.stdout
+    rows = json.loads(semroute("doctor", "--json").stdout)
+    assert {row["status"] for row in rows} <= {"ok", "note"}
+
+
+def test_doctor_notes_unset_keys_by_name_and_shows_none(semroute, write_project, project):
+    write_project(settings={"models": {"small": {"api_key_env": "SEMROUTE_TEST_KEY"}, "big": {}}})
+    semroute("build")
+    assert "SEMROUTE_TEST_KEY" in semroute("doctor").stdout
+    done = semroute("doctor", SEMROUTE_TEST_KEY="canary-secret")
+    assert "SEMROUTE_TEST_KEY" not in done.stdout and "canary" not in done.stdout + done.stderr
+
+
+def test_doctor_finds_what_is_broken(semroute, write_project, project):
+    next((project / "index").glob("vectors-*")).write_bytes(b"")
+    done = semroute("doctor")
+    assert done.returncode == 1 and "broken" in done.stdout and "semroute build" in done.stdout
+    write_project({"a": {"utterances": [1]}})
+    assert "routes/000.yaml:1:" in semroute("doctor").stdout
+
+
+def test_doctor_in_an_empty_folder_says_how_to_begin(semroute):
+    done = semroute("doctor")
+    assert done.returncode == 0 and "semroute init" in done.stdout
+
+
+def test_schemas_are_json_schemas(semroute):
+    both = json.loads(semroute("schema").stdout)
+    assert set(both) == {"semroute", "route"}
+    assert json.loads(semroute("schema", "route").stdout) == both["route"]
+    assert json.loads(semroute("schema", "semroute", "--json").stdout) == both["semroute"]
+    assert semroute("schema", "other").returncode == 2
+
+
+def test_version_and_help(semroute):
+    assert semroute("--version").stdout.startswith("semroute 0.")
+    shown = semroute("--help").stdout
+    assert all(command in shown for command in COMMANDS)
+    assert semroute("nonsense").returncode == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_option_is_documented(semroute, command):
+    documented = (REPOSITORY / "docs" / "command-line.md").read_text(encoding="utf-8")
+    shown = semroute(command, "--help", COLUMNS="200", NO_COLOR="1").stdout
+    options = {word for line in shown.splitlines() for word in line.split() if word.startswith("--")} - {
+        "--help"
+    }
+    section = documented.split(f"## semroute {command}")[1].split("\n## ")[0]
+    assert options and all(option in section for option in options), options
+    assert "--json" in options
+
+
+@pytest.mark.parametrize(
+    "extra", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {}], ids=["NO_COLOR", "dumb", "no terminal"]
+)
+def test_no_colours_where_none_are_wanted(semroute, write_project, extra):
+    write_project({"a": {"utterances": [7]}})
+    done = semroute("validate", **extra)
+    assert "\x1b[" not in done.stderr + done.stdout
