@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +29,7 @@ from semroute.errors import (
 FORMAT = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
+_READ_ATTEMPTS = 3
 _NAME = re.compile(r"^(config|utterances|vectors|fitted)-[0-9a-f]{16}\.(json|jsonl|faiss|npz)$")
 _LEFTOVER = re.compile(r"^\.building-[0-9]+-")
 
@@ -123,14 +125,18 @@ def read(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
 
     Raises ArtifactMissing, ArtifactCorrupt or ArtifactMismatch.
     """
+    attempts_left = _READ_ATTEMPTS
     while True:
         before = _read_manifest_bytes(folder)
         manifest = _parse_manifest(folder, before)
         try:
             return manifest, {role: _read_file(folder, record) for role, record in manifest.files.items()}
         except ArtifactCorrupt:
-            if _read_manifest_bytes(folder) == before:
+            # The same manifest does not prove that nothing was built: two builds may have led back to it.
+            attempts_left -= _read_manifest_bytes(folder) == before
+            if attempts_left == 0:
                 raise
+            time.sleep(0.01)
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal, NoReturn, TypeAlias
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
     Tag,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -95,11 +96,12 @@ def _base_url(value: str) -> str:
         _refuse("must not hold a user or password; name the variable that holds the key under api_key_env")
     if url.query or url.fragment:
         _refuse("must end before the `?` or `#`; name the variable that holds the key under api_key_env")
-    if url.scheme == "http" and not _is_loopback(str(url.hostname)):
-        _refuse(
-            "must begin with https://, so that no key travels in the clear; http is for this machine only"
-        )
     return value
+
+
+def _sends_in_the_clear(base_url: str) -> bool:
+    url = urlsplit(base_url)
+    return url.scheme == "http" and not _is_loopback(str(url.hostname))
 
 
 def _is_loopback(host: str) -> bool:
@@ -217,8 +219,8 @@ def _exactly_one_of(*keys: str) -> dict[str, Any]:
     return {"oneOf": [{"required": [key]} for key in keys]}
 
 
-class Served(Shape):
-    """Something that models serve: one of `model` and `models` is given."""
+class NamesModels(Shape):
+    """Something that may name the models that serve it."""
 
     model: Name | None = Field(
         default=None, description="The model that serves, by its name under `models:`."
@@ -229,21 +231,27 @@ class Served(Shape):
         validate_default=True,
     )
 
-    @field_validator("models")
-    @classmethod
-    def _one_of_two(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        # `model` stands before `models`, so it is among the data unless it is itself refused.
-        if "model" in info.data and not issubclass(cls, Rule):
-            _refuse_unless_one(cls, {"model": info.data["model"], "models": value})
-        return value
-
     @property
     def model_names(self) -> tuple[str, ...]:
         """The models in order of preference, however they were given."""
         return (self.model,) if self.model is not None else self.models or ()
 
 
-def _refuse_unless_one(shape: type[Shape], given: Mapping[str, object]) -> None:
+class Served(NamesModels):
+    """Something that models serve: exactly one of `model` and `models` is given."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one_of("model", "models"))
+
+    @field_validator("models")
+    @classmethod
+    def _one_of_two(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        # `model` stands before `models`, so it is among the data unless it is itself refused.
+        if "model" in info.data:
+            _refuse_unless_one({"model": info.data["model"], "models": value})
+        return value
+
+
+def _refuse_unless_one(given: Mapping[str, object]) -> None:
     keys = [key for key, value in given.items() if value]
     if not keys:
         wanted = " or ".join(f"`{key}`" for key in given)
@@ -261,7 +269,7 @@ class ModelCard(Shape):
     provider: Text = Field(default="openai", description="Whose API the model speaks.")
     base_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
         default=None,
-        description="Address of the API, such as https://api.openai.com/v1; http for this machine only.",
+        description="Address of the API, such as https://api.openai.com/v1; http where no key is sent.",
     )
     api_key_env: Annotated[str, AfterValidator(_variable_name)] | None = Field(
         default=None,
@@ -285,6 +293,12 @@ class ModelCard(Shape):
         default=None, description="Expected quality from 0 to 1, before any evidence."
     )
 
+    @model_validator(mode="after")
+    def _keep_the_key_covered(self) -> Self:
+        if self.base_url and self.api_key_env and _sends_in_the_clear(self.base_url):
+            _refuse("must begin with https://, or the key of `api_key_env` travels in the clear", "base_url")
+        return self
+
 
 class Weights(Shape):
     """How much each property counts when models are ranked."""
@@ -299,8 +313,6 @@ class Weights(Shape):
 
 class DefaultSettings(Served):
     """What serves a prompt that no route wins."""
-
-    model_config = ConfigDict(json_schema_extra=_exactly_one_of("model", "models"))
 
     heldout: Texts = Field(default=(), description="Prompts that must land on the default; never indexed.")
 
@@ -389,7 +401,7 @@ class RuleCondition(Shape):
         return value
 
 
-class Rule(Served):
+class Rule(NamesModels):
     """Asked before the vote, in order: the first whose conditions hold decides."""
 
     model_config = ConfigDict(json_schema_extra=_exactly_one_of("route", "model", "models", "only"))
@@ -411,7 +423,7 @@ class Rule(Served):
             key: info.data[key] for key in ("route", "model", "models") if key in info.data
         }
         if len(others) == 3:
-            _refuse_unless_one(cls, {**others, "only": value})
+            _refuse_unless_one({**others, "only": value})
         return value
 
 
@@ -458,8 +470,6 @@ class Settings(Shape):
 
 class Route(Served):
     """An intent: example utterances, and the models that serve it."""
-
-    model_config = ConfigDict(json_schema_extra=_exactly_one_of("model", "models"))
 
     name: Name = Field(description="What a decision calls the route; unique.")
     description: str = Field(default="", description="What the route is about, in one sentence.")

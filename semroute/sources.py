@@ -192,11 +192,12 @@ def _routes_of(document: Document, problems: list[Problem]) -> Iterator[Source]:
         if document.complete:
             problems.append(Problem(document.file, 0, 0, "nothing in it; write a route or delete the file"))
         else:
-            yield Source(document.file, {}, MappingNode({}, 1, 1), complete=False)
+            yield _unknown_source(document.file)
         return
     whole = Source(document.file, plain(root), root, document.complete)
     if isinstance(root, SequenceNode):
         problems.append(whole.problem("a list of routes goes under the key `routes:`"))
+        yield _unknown_source(whole.name)
     elif isinstance(root, MappingNode) and "routes" in root.entries:
         yield from _listed_routes(whole, root, problems)
     else:
@@ -211,8 +212,15 @@ def _listed_routes(whole: Source, root: MappingNode, problems: list[Problem]) ->
     if isinstance(listed, SequenceNode) and listed.items:
         for item in listed.items:
             yield Source(whole.name, plain(item), item, whole.complete)
-    elif whole.complete:
+        return
+    if whole.complete:
         problems.append(whole.problem("must be a list of routes, each beginning with `- name: `", "routes"))
+    yield _unknown_source(whole.name)
+
+
+def _unknown_source(file: str) -> Source:
+    """Stands for routes that cannot be read, so that nothing counts as missing for want of them."""
+    return Source(file, {}, MappingNode({}, 1, 1), complete=False)
 
 
 def plain(node: Node) -> Plain:

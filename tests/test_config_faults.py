@@ -336,9 +336,8 @@ class TestC5:
                 id="unset environment variable for a number",
             ),
             pytest.param(
-                "default: {model: m}\nmodels: {m: {base_url: 'http://example.com/v1'}}\n",
-                "2:24: must begin with https://, so that no key travels in the clear;"
-                " http is for this machine only",
+                "default: {model: m}\nmodels: {m: {base_url: 'http://example.com/v1', api_key_env: KEY}}\n",
+                "2:24: must begin with https://, or the key of `api_key_env` travels in the clear",
                 id="key in the clear",
             ),
             pytest.param(
@@ -532,6 +531,12 @@ class TestSyntax:
         (problem,) = refusal(a="name: a\nmodle: m\nutterances: [x]\n")
         assert problem.startswith("routes/a.yaml:2:1: unknown key `modle`; did you mean `model`?")
 
+    @pytest.mark.parametrize("route", ["- name: z\n", "routes: {name: z}\n", "name: z\n\tmodel: m\n"])
+    def test_a_route_that_cannot_be_read_is_not_called_unknown(self, refusal: Refusal, route: str) -> None:
+        text = GOOD_SETTINGS + "rules: [{name: r, when: {step: x}, route: z}]\n"
+        (problem,) = refusal(semroute=text, a=route)
+        assert problem.startswith("routes/a.yaml:")
+
     def test_a_route_without_a_name_makes_no_route_unknown(self, refusal: Refusal) -> None:
         text = GOOD_SETTINGS + "rules: [{name: r, when: {step: x}, route: a}]\n"
         (problem,) = refusal(semroute=text, a="nam: a\nmodel: m\nutterances: [x]\n")
@@ -605,7 +610,7 @@ class TestSecrets:
             "api_key: {}",
             "base_url: 'https://me:{}@example.com/v1'",
             "base_url: 'https://example.com/v1?key={}'",
-            "base_url: 'http://example.com/{}'",
+            "base_url: 'http://example.com/{}', api_key_env: KEY",
             "base_url: '{} '",
             "context_tokens: {}",
             "id: [{}]",
@@ -635,7 +640,7 @@ class TestAllAtOnce:
               neighbors: "20"
               max_distance: .nan
             models:
-              small: {base_url: "http://example.com/v1", quality: 1.5}
+              small: {base_url: "file://example.com/v1", quality: 1.5}
               big: {api_key_env: sk-abc123, itl_ms: -1}
             rules:
               - {name: long, when: {min_chars: 10, max_chars: 5}, model: big}
@@ -681,7 +686,7 @@ class TestAllAtOnce:
             "semroute.yaml:4:36: must be text, not a number",
             "semroute.yaml:6:14: must be a whole number, not text",
             "semroute.yaml:7:17: must be auto, or a number from 0 to 2 without quotes",
-            "semroute.yaml:9:21: must begin with https://, so that no key travels in the clear",
+            "semroute.yaml:9:21: must be an address such as https://api.openai.com/v1",
             "semroute.yaml:9:55: must be at most 1",
             "semroute.yaml:10:22: must be the NAME of a variable, such as OPENAI_API_KEY, in capitals",
             "semroute.yaml:10:41: must be at least 0",

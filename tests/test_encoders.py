@@ -102,6 +102,7 @@ SENTENCES = [
     "ok",
     "I've been waiting for my parcel for three weeks now and nobody answers my mails; this is unacceptable!!",
 ]
+SOME = SENTENCES[::5]
 ODD_TEXTS = {
     "empty": "",
     "blank": " \n\t ",
@@ -118,6 +119,16 @@ ODD_TEXTS = {
 # --- The contract ----------------------------------------------------------------------------------------
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Waits for its threads when it closes, and does not print that a client went away."""
+
+    daemon_threads = False
+    closing: threading.Event
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        assert isinstance(sys.exception(), OSError)
+
+
 class EmbeddingServer:
     """A real HTTP server with /embeddings. `script` holds the answers to give before the right ones."""
 
@@ -126,8 +137,8 @@ class EmbeddingServer:
         self.requests: list[dict[str, Any]] = []
         self.closing = threading.Event()
         self._encoder = HashEncoder(32)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = False
+        self._server = QuietServer(("127.0.0.1", 0), self._handler())
+        self._server.closing = self.closing
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -251,8 +262,8 @@ class TestEveryEncoder:
 
     @pytest.mark.parametrize("kind", ["query", "document"])
     def test_gives_unit_rows_of_float32(self, encoder: Encoder, kind: Any):
-        vectors = encoder.encode(SENTENCES, kind=kind)
-        assert vectors.shape == (len(SENTENCES), encoder.identity.dim)
+        vectors = encoder.encode(SOME, kind=kind)
+        assert vectors.shape == (len(SOME), encoder.identity.dim)
         assert vectors.dtype == np.float32
         assert vectors.flags.c_contiguous
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -268,7 +279,7 @@ class TestEveryEncoder:
         assert np.linalg.norm(vectors[0]) == pytest.approx(1, abs=1e-5)
 
     def test_gives_a_text_the_same_row_alone_and_among_others(self, encoder: Encoder):
-        texts = [*SENTENCES[:12], SENTENCES[-1], *(text for text in ODD_TEXTS.values() if len(text) < 10_000)]
+        texts = [*SOME, *(text for text in ODD_TEXTS.values() if len(text) < 10_000)]
         together = encoder.encode(texts, kind="document")
         alone = np.concatenate([encoder.encode([text], kind="document") for text in texts])
         if encoder.identity.name.startswith("sentence-transformers:"):
@@ -277,16 +288,16 @@ class TestEveryEncoder:
             assert together.tobytes() == alone.tobytes()
 
     def test_keeps_the_order_of_the_texts(self, encoder: Encoder):
-        forward = encoder.encode(SENTENCES, kind="document")
-        backward = encoder.encode(SENTENCES[::-1], kind="document")
+        forward = encoder.encode(SOME, kind="document")
+        backward = encoder.encode(SOME[::-1], kind="document")
         np.testing.assert_allclose(forward, backward[::-1], atol=2e-6)
 
     def test_puts_the_same_text_nearest(self, encoder: Encoder):
-        vectors = encoder.encode(SENTENCES, kind="document")
-        assert ((vectors @ vectors.T).argmax(axis=1) == np.arange(len(SENTENCES))).all()
+        vectors = encoder.encode(SOME, kind="document")
+        assert ((vectors @ vectors.T).argmax(axis=1) == np.arange(len(SOME))).all()
 
     def test_is_safe_to_use_from_eight_threads(self, encoder: Encoder):
-        parts = [SENTENCES[start : start + 9] for start in range(8)]
+        parts = [SENTENCES[start : start + 8] for start in range(8)]
         expected = [encoder.encode(part, kind="query") for part in parts]
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(lambda part: encoder.encode(part, kind="query"), parts * 2)
@@ -423,6 +434,19 @@ def test_minilm_works_in_a_child_forked_after_it_was_used():
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
     assert run_python(code) == "0"
+
+
+def test_minilm_is_what_its_script_makes(tmp_path: Path):
+    script = PACKAGE.parent / "tools" / "make_minilm.py"
+    subprocess.run([sys.executable, script, "--out", tmp_path / "minilm"], check=True, capture_output=True)
+    for file in (
+        "model.onnx",
+        "tokenizer.json",
+        "sentence_bert_config.json",
+        "asset.json",
+        "../saturation.onnx",
+    ):
+        assert (tmp_path / "minilm" / file).read_bytes() == (ASSETS / "minilm" / file).read_bytes()
 
 
 # --- Bundled files ---------------------------------------------------------------------------------------
@@ -596,6 +620,13 @@ def damage_no_tokenizer(folder: Path) -> None:
 def damage_half_a_tokenizer(folder: Path) -> None:
     content = (folder / "tokenizer.json").read_bytes()
     (folder / "tokenizer.json").write_bytes(content[: len(content) // 2])
+
+
+def damage_tokenizer_without_unknown_token(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["vocab"] = {"[CLS]": 101, "[SEP]": 102}
+    content["added_tokens"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def damage_python_file(folder: Path) -> None:
@@ -842,9 +873,8 @@ def test_openai_makes_no_request_when_the_length_is_known(server: EmbeddingServe
 def test_openai_sends_bounded_batches(server: EmbeddingServer):
     texts = [f"text {number}" for number in range(300)] + ["long " * 2_000] * 120
     vectors = impatient(document=20, read=10).encode(texts, kind="document")
-    np.testing.assert_allclose(
-        vectors, HashEncoder(32).encode([clip(t, 8_000) for t in texts], kind="document")
-    )
+    expected = HashEncoder(32).encode([clip(text, 8_000) for text in texts], kind="document")
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
     inputs = [request["body"]["input"] for request in server.requests]
     assert [text for batch in inputs for text in batch] == [clip(text, 8_000) for text in texts]
     assert max(map(len, inputs)) == 256
@@ -885,7 +915,7 @@ def test_openai_clamps_a_long_retry_after(value: str, server: EmbeddingServer):
 
 
 def hang(handler: BaseHTTPRequestHandler, _: object) -> None:
-    handler.server.closing.wait(5)  # type: ignore[attr-defined]
+    handler.server.closing.wait(5)
 
 
 def drip(handler: BaseHTTPRequestHandler, _: object) -> None:
@@ -918,7 +948,6 @@ def half_an_answer(handler: BaseHTTPRequestHandler, _: object) -> None:
     ids=["500", "429 with a long wait", "hang", "drip", "hang up", "half an answer"],
 )
 def test_openai_gives_up_in_time(trouble: Callable[[Any, Any], None], server: EmbeddingServer):
-    server._server.closing = server.closing
     server.script = [trouble] * 100
     start = time.monotonic()
     with pytest.raises(EncodingFailed, match=r"openai:hash-32.*within 0\.4 s"):
@@ -953,8 +982,9 @@ def test_openai_gives_up_in_time_when_nobody_listens(
 def test_openai_names_the_cure_and_leaks_nothing(status: int, cure: str, server: EmbeddingServer):
     body = b"" if status == 204 else {"error": {"message": f"Incorrect API key provided: {CANARY}"}}
     server.script = [answer(status, body, location=f"{server.url}/elsewhere?key={CANARY}")]
-    with pytest.raises(EncodingFailed, match=f"HTTP {status}.*{cure}") as caught:
+    with pytest.raises(EncodingFailed, match=f"HTTP {status}") as caught:
         impatient().encode(["my private prompt"], kind="query")
+    assert cure in str(caught.value)
     assert len(server.requests) == 1
     assert CANARY not in repr(caught.value)
     assert "private" not in repr(caught.value)

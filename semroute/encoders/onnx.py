@@ -8,7 +8,7 @@ instead, one text a core, which costs about a seventh of the throughput of batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -79,8 +79,6 @@ class OnnxEncoder:
 
         Raises EncodingFailed.
         """
-        from concurrent.futures import ThreadPoolExecutor
-
         import numpy as np
 
         raw = np.empty((len(texts), self._identity.dim), dtype=np.float32)
@@ -88,13 +86,11 @@ class OnnxEncoder:
         def fill(row: int) -> None:
             raw[row] = self._embed(texts[row], kind)
 
-        if len(texts) < _PARALLEL_FROM or usable_cores() == 1:
+        if len(texts) < _PARALLEL_FROM:
             for row in range(len(texts)):
                 fill(row)
         else:
-            with ThreadPoolExecutor(usable_cores(), "semroute-onnx") as pool:
-                for _ in pool.map(fill, range(len(texts))):
-                    pass
+            _on_every_core(fill, len(texts))
         return unit_rows(raw, name=self._name)
 
     def _measured_dim(self) -> int:
@@ -107,10 +103,7 @@ class OnnxEncoder:
         """One text through the graph: shape (dim,), not yet of length 1."""
         import numpy as np
 
-        prompt = self._settings.prompts[kind]
-        ids: list[int] = self._tokenizer.encode(prompt + clip(text, self._settings.max_chars)).ids
-        if not ids:
-            raise EncodingFailed(f"encoder {self._name}: its tokenizer makes no token of a text")
+        ids = self._tokens(self._settings.prompts[kind] + clip(text, self._settings.max_chars))
         feed = {
             "input_ids": ids,
             "attention_mask": [1] * len(ids),
@@ -123,6 +116,15 @@ class OnnxEncoder:
         except _runtime_errors() as error:
             raise EncodingFailed(f"encoder {self._name}: the graph failed: {error}") from error
         return _pooled(answer[0], self._settings.pooling)
+
+    def _tokens(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self._tokenizer.encode(text).ids
+        except Exception as error:  # the library raises nothing narrower
+            raise EncodingFailed(f"encoder {self._name}: its tokenizer failed on a text") from error
+        if not ids:
+            raise EncodingFailed(f"encoder {self._name}: its tokenizer makes no token of a text")
+        return ids
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,15 @@ def runtime_saturates() -> bool:
     left = np.full((4, 64), 255, dtype=np.uint8)
     (product,) = session.run(None, {"left": left})
     return bool((product != 64 * 255 * 127).any())
+
+
+def _on_every_core(work: Callable[[int], None], count: int) -> None:
+    """Call `work` with 0 to `count` - 1; the runtime lets go of the interpreter while it computes."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(usable_cores(), "semroute-onnx") as pool:
+        for _ in pool.map(work, range(count)):
+            pass
 
 
 def _open_session(model: Path, *, name: str) -> InferenceSession:
