@@ -60,15 +60,12 @@ def rank(
 
 def candidates(names: Sequence[str], catalog: Mapping[str, ModelCard]) -> tuple[Candidate, ...]:
     """The models of `names` with what is known of them. Quality and support need outcomes: None so far."""
+    cards = [(name, catalog[name]) for name in names]
     return tuple(
-        Candidate(
-            model=name,
-            quality=None,
-            support=None,
-            prompt_usd_per_1m=catalog[name].prompt_usd_per_1m,
-            completion_usd_per_1m=catalog[name].completion_usd_per_1m,
-        )
-        for name in names
+        [
+            Candidate(name, None, None, card.prompt_usd_per_1m, card.completion_usd_per_1m)
+            for name, card in cards
+        ]
     )
 
 

@@ -25,7 +25,7 @@ _SAMPLE_PROMPT = "can you help me find a good way to organise the photos from my
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `broken` needs the cure that `detail` names; `note` may be as it should."""
+    """One thing that was looked at. What is `broken` needs the cure that `detail` names; a `note` may not."""
 
     check: str
     status: Status

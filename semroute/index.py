@@ -42,7 +42,7 @@ FLAT_UP_TO = 4_096
 
 _HNSW_NEIGHBORS, _HNSW_BUILD_WIDTH, _HNSW_SEARCH_WIDTH = 16, 80, 128
 _CHUNK = 512  # texts between two steps of the progress bar
-_UNIT_TOLERANCE = 1e-2
+_UNIT_TOLERANCE = 2e-2  # of the squared length of a unit vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +83,27 @@ class RouteIndex:
 
     def search(
         self, queries: Vectors, k: int, only: frozenset[int] | None = None
-    ) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    ) -> list[list[tuple[float, int]] | None]:
         """The `k` nearest utterances of each query, or all there are.
 
-        queries: (n, dim) float32, C-contiguous, finite unit rows.
+        queries: (n, dim) float32, C-contiguous, unit rows.
         only: the routes (as indices into `config.routes`) whose utterances may be found; None means all.
 
-        Returns for each query (similarities, rows), both of the same length, at most `k`.
-        Raises EncodingFailed when `queries` is not such an array.
+        Returns for each query the (similarity, row) of at most `k` utterances, nearest first; None where the
+        query is no unit vector (zero, infinite or NaN). Raises EncodingFailed for another kind of array.
         """
         # FAISS guards these by assert only, and reads out of bounds under `python -O`.
-        check_vectors(queries, self.manifest.encoder.dim)
+        check_array(queries, self.manifest.encoder.dim)
+        usable = _is_unit(queries)
         if len(self.entries) == 0:
-            return [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+            return [[] if good else None for good in usable]
         store, parameters = self._store_and_parameters(only)
         similarities, rows = store.search(queries, min(k, len(self.entries)), params=parameters)
         # FAISS fills up with id -1, which as a Python index would mean the last utterance.
-        return [(found[ids >= 0], ids[ids >= 0]) for found, ids in zip(similarities, rows, strict=True)]
+        return [
+            [pair for pair in zip(found, ids, strict=True) if pair[1] >= 0] if good else None
+            for good, found, ids in zip(usable, similarities.tolist(), rows.tolist(), strict=True)
+        ]
 
     def reconstruct(self) -> Vectors:
         """The stored vectors, shape (n, dim)."""
@@ -329,23 +333,28 @@ def _embed(encoder: Encoder, texts: Sequence[str], kind: Kind) -> Vectors:
     if not texts:
         return np.empty((0, encoder.identity.dim), np.float32)
     vectors = encoder.encode(texts, kind=kind)
-    check_vectors(vectors, encoder.identity.dim)
+    check_array(vectors, encoder.identity.dim)
     if len(vectors) != len(texts):
         raise EncodingFailed(f"The encoder gave {len(vectors)} vectors for {len(texts)} texts.")
+    if not all(_is_unit(vectors)):
+        raise EncodingFailed("The encoder gave a vector that is not of length 1 (zero, infinite or NaN).")
     return vectors
 
 
-def check_vectors(vectors: Vectors, dim: int) -> None:
-    """Raise EncodingFailed unless `vectors` is (n, dim) float32, C-contiguous, each row of length 1."""
+def check_array(vectors: Vectors, dim: int) -> None:
+    """Raise EncodingFailed unless `vectors` is an array of shape (n, dim), float32, C-contiguous."""
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape[1] != dim:
         shape = getattr(vectors, "shape", type(vectors).__name__)
         raise EncodingFailed(f"The encoder gave {shape} and must give an array of shape (n, {dim}).")
     if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
         order = "" if vectors.flags.c_contiguous else " in another memory order"
         raise EncodingFailed(f"The encoder gave {vectors.dtype}{order} and must give C-contiguous float32.")
-    off = np.abs(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) - 1.0)
-    if not np.all(off < _UNIT_TOLERANCE):  # also false for NaN
-        raise EncodingFailed("The encoder gave a vector that is not of length 1 (zero, infinite or NaN).")
+
+
+def _is_unit(vectors: Vectors) -> list[bool]:
+    """For each row whether its length is 1; false for zero, infinity and NaN."""
+    squares: list[float] = np.einsum("ij,ij->i", vectors, vectors).tolist()
+    return [abs(square - 1.0) < _UNIT_TOLERANCE for square in squares]
 
 
 def _vector_store(

@@ -15,17 +15,16 @@ import threading
 import time
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from semroute import catalog, vote
 from semroute import index as route_index
 from semroute.catalog import Need
-from semroute.config import Rule, Weights
+from semroute.config import Route, Rule, Weights
 from semroute.decision import Decision, Reason, Vote
 from semroute.encoders import open_encoder
 from semroute.errors import ArtifactMismatch, EncodingFailed, SemrouteError
@@ -36,9 +35,7 @@ from semroute.ulid import new_ulid
 from semroute.vote import NO_VOTE, Limits
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from semroute.encoders.base import Encoder, Vectors
+    from semroute.encoders.base import Encoder
 
 _log = logging.getLogger("semroute")
 
@@ -53,6 +50,9 @@ class _Request:
     metadata: Mapping[str, Any]
 
 
+_PLAIN = _Request(Need(), None, None, {})
+
+
 @dataclass(frozen=True, slots=True)
 class _Verdict:
     """Which route serves and why, before a model is chosen. `models` is set where a rule names them."""
@@ -64,6 +64,14 @@ class _Verdict:
     confidence: float = 0.0
     rule: str | None = None
     models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A text that no rule has decided; `rule` may restrict the routes that may win."""
+
+    text: str
+    rule: Rule | None
 
 
 class Router:
@@ -117,15 +125,11 @@ class Router:
         weights: quality, cost, ttft and itl, in place of `select` of the settings.
         step, metadata: what rules may test beside the text.
         """
-        return self.route_many(
-            [prompt],
-            exclude=exclude,
-            needs=needs,
-            max_usd_per_1m=max_usd_per_1m,
-            weights=weights,
-            step=step,
-            metadata=metadata,
-        )[0]
+        started = time.perf_counter()
+        snapshot = self._snapshot
+        request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
+        verdict = fault or snapshot.verdict(prompt, request)
+        return snapshot.decision(verdict, request, time.perf_counter() - started)
 
     def route_many(
         self,
@@ -142,16 +146,11 @@ class Router:
 
         `elapsed_ms` of each decision is its share of the time the whole took.
         """
-        snapshot = self._snapshot
         started = time.perf_counter()
+        snapshot = self._snapshot
         prompts = list(prompts)
-        try:
-            request = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
-            verdicts = snapshot.verdicts(prompts, request)
-        except (TypeError, ValueError) as error:
-            request = _request(None, None, None, None, None, None)
-            fault = _Verdict(None, "error", f"The default serves: {_argument_fault(error)}")
-            verdicts = [fault for _ in prompts]
+        request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
+        verdicts = [fault] * len(prompts) if fault else snapshot.verdicts(prompts, request)
         share = (time.perf_counter() - started) / max(len(prompts), 1)
         return [snapshot.decision(verdict, request, share) for verdict in verdicts]
 
@@ -185,33 +184,29 @@ class _Snapshot:
         self._rules = RuleBook(self._settings.rules)
         self._names = index.route_names
         self._places = {name: place for place, name in enumerate(self._names)}
-        fitted = self._settings.vote
-        self._limits = Limits(
-            index.fitted.max_distance if fitted.max_distance == "auto" else fitted.max_distance,
-            index.fitted.min_confidence if fitted.min_confidence == "auto" else fitted.min_confidence,
-        )
+        self._default_limits = _default_limits(index)
+        self._limits = {route.name: _own_limits(route, self._default_limits) for route in index.config.routes}
+
+    def verdict(self, prompt: Prompt, request: _Request) -> _Verdict:
+        """What serves one prompt: by a rule where one decides, else by the vote of its neighbours."""
+        waiting = self._without_vote(prompt, request)
+        if isinstance(waiting, _Verdict):
+            return waiting
+        return self._by_vote([waiting.text], waiting.rule)[0]
 
     def verdicts(self, prompts: Sequence[Prompt], request: _Request) -> list[_Verdict]:
-        """One verdict a prompt: by a rule where one decides, else by the vote of its neighbours."""
-        verdicts: list[_Verdict | None] = []
-        waiting: dict[str | None, tuple[Rule | None, list[tuple[int, str]]]] = {}
-        for place, prompt in enumerate(prompts):
-            try:
-                text = routed_text(prompt)
-            except TypeError as error:
-                verdicts.append(_Verdict(None, "error", f"The default serves: {error}."))
-                continue
-            rule = self._rules.first_match(Facts(text, request.step, request.metadata))
-            verdict = self._without_vote(text, rule)
-            verdicts.append(verdict)
-            if verdict is None:
-                name = None if rule is None else rule.name
-                waiting.setdefault(name, (rule, []))[1].append((place, text))
-        for rule, group in waiting.values():
-            found = self._by_vote([text for _, text in group], rule)
-            for (place, _), verdict in zip(group, found, strict=True):
+        """`verdict` for many prompts, those that need a vote encoded together."""
+        verdicts = [self._without_vote(prompt, request) for prompt in prompts]
+        groups: dict[str | None, list[int]] = {}
+        for place, waiting in enumerate(verdicts):
+            if isinstance(waiting, _Waiting):
+                groups.setdefault(waiting.rule.name if waiting.rule else None, []).append(place)
+        for places in groups.values():
+            group = [waiting for place in places if isinstance(waiting := verdicts[place], _Waiting)]
+            voted = self._by_vote([waiting.text for waiting in group], group[0].rule)
+            for place, verdict in zip(places, voted, strict=True):
                 verdicts[place] = verdict
-        return [verdict for verdict in verdicts if verdict is not None]
+        return [verdict for verdict in verdicts if isinstance(verdict, _Verdict)]
 
     def decision(self, verdict: _Verdict, request: _Request, seconds: float) -> Decision:
         """Choose the model for `verdict` and write the decision."""
@@ -243,7 +238,13 @@ class _Snapshot:
             elapsed_ms=seconds * 1_000.0,
         )
 
-    def _without_vote(self, text: str, rule: Rule | None) -> _Verdict | None:
+    def _without_vote(self, prompt: Prompt, request: _Request) -> _Verdict | _Waiting:
+        """The verdict where no vote is needed, else the text that waits for one."""
+        try:
+            text = routed_text(prompt)
+        except TypeError as error:
+            return _Verdict(None, "error", f"The default serves: {error}.")
+        rule = self._rules.first_match(Facts(text, request.step, request.metadata))
         if rule is not None and not rule.only:
             return _Verdict(
                 route=rule.route,
@@ -253,10 +254,10 @@ class _Snapshot:
                 rule=rule.name,
                 models=rule.model_names,
             )
-        if not text.strip():
+        if not text or text.isspace():
             name = None if rule is None else rule.name
             return _Verdict(None, "empty_prompt", "There is no text to route.", rule=name)
-        return None
+        return _Waiting(text, rule)
 
     def _by_vote(self, texts: Sequence[str], rule: Rule | None) -> list[_Verdict]:
         name = None if rule is None else rule.name
@@ -274,18 +275,20 @@ class _Snapshot:
     def _votes(self, texts: Sequence[str], only: frozenset[int] | None) -> list[Vote | None]:
         """The vote on each text; None where its vector is none (zero, infinite, not a number)."""
         vectors = self.encoder.encode(texts, kind="query")
-        usable = _usable_rows(vectors, len(texts))
-        votes: list[Vote | None] = [None] * len(texts)
-        found = self.index.search(np.ascontiguousarray(vectors[usable]), self._settings.vote.neighbors, only)
-        for place, (similarities, rows) in zip(usable.tolist(), found, strict=True):
-            utterances = [self.index.entries[row].text for row in rows.tolist()]
-            votes[place] = vote.count(similarities, self.index.routes[rows], self._names, utterances)
-        return votes
+        found = self.index.search(vectors, self._settings.vote.neighbors, only)
+        if len(found) != len(texts):
+            raise EncodingFailed(f"the encoder gave {len(found)} vectors for {len(texts)} texts")
+        return [None if pairs is None else self._count(pairs) for pairs in found]
+
+    def _count(self, pairs: list[tuple[float, int]]) -> Vote:
+        entries = self.index.entries
+        voting = [(cosine, entries[row].route, entries[row].text) for cosine, row in pairs]
+        return vote.count(voting, self._names)
 
     def _judged(self, found: Vote | None, rule: str | None) -> _Verdict:
         if found is None:
             return _Verdict(None, "error", "The encoder gave no usable vector for this text.", rule=rule)
-        judged = vote.judge(found, self._limits_of(found.best))
+        judged = vote.judge(found, self._limits.get(found.best or "", self._default_limits))
         return _Verdict(
             route=found.best if judged.accepted else None,
             reason=judged.reason,
@@ -293,15 +296,6 @@ class _Snapshot:
             vote=found,
             confidence=found.confidence,
             rule=rule,
-        )
-
-    def _limits_of(self, route: str | None) -> Limits:
-        if route is None:
-            return self._limits
-        own = self.index.config.routes[self._places[route]]
-        return Limits(
-            self._limits.max_distance if own.max_distance is None else own.max_distance,
-            self._limits.min_confidence if own.min_confidence is None else own.min_confidence,
         )
 
     def _preferred(self, verdict: _Verdict) -> tuple[str, ...]:
@@ -329,12 +323,18 @@ def _request(
     weights: Weights | Mapping[str, float] | None,
     step: str | None,
     metadata: Mapping[str, Any] | None,
-) -> _Request:
-    if weights is not None and not isinstance(weights, Weights):
-        weights = Weights.model_validate(dict(weights))
-    cap = None if max_usd_per_1m is None else float(max_usd_per_1m)
-    need = Need(exclude=_names(exclude), capabilities=_names(needs), max_usd_per_1m=cap)
-    return _Request(need, weights, step, dict(metadata or {}))
+) -> tuple[_Request, _Verdict | None]:
+    """The arguments of a call in one form; and what answers it where they are wrong."""
+    if not exclude and not needs and max_usd_per_1m is None and weights is None and not metadata:
+        return (_PLAIN if step is None else replace(_PLAIN, step=step)), None
+    try:
+        if weights is not None and not isinstance(weights, Weights):
+            weights = Weights.model_validate(dict(weights))
+        cap = None if max_usd_per_1m is None else float(max_usd_per_1m)
+        need = Need(exclude=_names(exclude), capabilities=_names(needs), max_usd_per_1m=cap)
+        return _Request(need, weights, step, dict(metadata or {})), None
+    except (TypeError, ValueError) as error:
+        return _PLAIN, _Verdict(None, "error", f"The default serves: {_argument_fault(error)}")
 
 
 def _names(names: Collection[str] | None) -> frozenset[str]:
@@ -349,13 +349,6 @@ def _argument_fault(error: TypeError | ValueError) -> str:
     return f"bad arguments ({error})."
 
 
-def _usable_rows(vectors: Vectors, count: int) -> NDArray[np.intp]:
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or len(vectors) != count:
-        raise EncodingFailed(f"the encoder did not give {count} rows")
-    lengths = np.einsum("ij,ij->i", vectors, vectors)
-    return np.flatnonzero(np.abs(lengths - 1.0) < 0.02)  # false for NaN too
-
-
 def _anonymous(error: Exception) -> str:
     """An error for the log, without anything that may hold prompt text: foreign messages are left out."""
     if isinstance(error, SemrouteError):
@@ -363,6 +356,21 @@ def _anonymous(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = " <- ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-3:]))
     return f"{type(error).__name__} at {where}"
+
+
+def _default_limits(index: RouteIndex) -> Limits:
+    settings, fitted = index.config.settings.vote, index.fitted
+    return Limits(
+        fitted.max_distance if settings.max_distance == "auto" else settings.max_distance,
+        fitted.min_confidence if settings.min_confidence == "auto" else settings.min_confidence,
+    )
+
+
+def _own_limits(route: Route, default: Limits) -> Limits:
+    return Limits(
+        default.max_distance if route.max_distance is None else route.max_distance,
+        default.min_confidence if route.min_confidence is None else route.min_confidence,
+    )
 
 
 def _encoder_for(index: RouteIndex, folder: Path) -> Encoder:

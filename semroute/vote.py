@@ -1,20 +1,15 @@
-"""Judgement: what the neighbours of a prompt say, and whether that is enough. Pure functions of arrays.
+"""Judgement: what the neighbours of a prompt say, and whether that is enough. Pure functions.
 
 Scores first, decision second: `count` never looks at a threshold and `judge` never reorders routes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from semroute.decision import Neighbor, Reason, Vote
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 TEMPERATURE = 0.05
 """Of the softmax over similarities: a neighbour nearer by 0.05 weighs e times as much."""
@@ -39,43 +34,32 @@ class Verdict:
     detail: str
 
 
-def count(
-    similarities: NDArray[np.float32],
-    routes: NDArray[np.int64],
-    names: Sequence[str],
-    utterances: Sequence[str],
-) -> Vote:
+def count(neighbors: Iterable[tuple[float, int, str]], names: Sequence[str]) -> Vote:
     """Let the neighbours of one prompt vote, each with weight exp(similarity / TEMPERATURE).
 
-    similarities: (k,) cosines, in any order.
-    routes: (k,) the route of each neighbour, as an index into `names`.
+    neighbors: (cosine, route as an index into `names`, utterance) of each, in any order.
     names: every route, in the order of the config.
-    utterances: the k texts of the neighbours.
 
     Similarities count to six digits, below which float32 says nothing; equal ones, and equal scores, are
     ordered by the route's place in the config, so that the winner of a tie is the route declared first.
     """
-    if len(similarities) == 0:
+    # Plain Python: for the twenty numbers of one prompt it takes half the time of numpy.
+    ranked = sorted([(-round(cosine, 6), route, utterance) for cosine, route, utterance in neighbors])
+    if not ranked:
         return NO_VOTE
-    cosines = np.clip(np.round(similarities.astype(np.float64), 6), -1.0, 1.0)
-    order = np.lexsort((routes, -cosines))
-    cosines, routes = cosines[order], routes[order]
-    weights = np.exp((cosines - cosines[0]) / TEMPERATURE)
-    totals = np.bincount(routes, weights=weights, minlength=len(names))
-    shares = np.round(totals / weights.sum(), 9)
-    voted = np.flatnonzero(totals)
-    ranked = voted[np.argsort(-shares[voted], kind="stable")]
-    best = shares[ranked].tolist()
-    neighbors = tuple(
-        Neighbor(names[route], utterances[place], cosine)
-        for route, place, cosine in zip(routes.tolist(), order.tolist(), cosines.tolist(), strict=True)
-    )
+    nearest = ranked[0][0]
+    weights: dict[int, float] = {}
+    for negative, route, _ in ranked:
+        weights[route] = weights.get(route, 0.0) + math.exp((nearest - negative) / TEMPERATURE)
+    total = sum(weights.values())
+    shares = sorted([(-round(weight / total, 9), route) for route, weight in weights.items()])
+    best = -shares[0][0]
     return Vote(
-        scores={names[route]: share for route, share in zip(ranked.tolist(), best, strict=True)},
-        neighbors=neighbors,
-        similarity=neighbors[0].similarity,
-        margin=best[0] - (best[1] if len(best) > 1 else 0.0),
-        confidence=best[0],
+        scores={names[route]: -negative for negative, route in shares},
+        neighbors=tuple([Neighbor(names[route], text, -negative) for negative, route, text in ranked]),
+        similarity=-ranked[0][0],
+        margin=best + (shares[1][0] if len(shares) > 1 else 0.0),
+        confidence=best,
     )
 
 

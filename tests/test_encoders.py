@@ -667,14 +667,27 @@ def damage_no_usable_output(folder: Path) -> None:
     save_graph(folder / "model.onnx", [helper.make_node("Shape", ["input_ids"], ["size"])], [ids], [out], [])
 
 
-def damage_data_outside_the_folder(folder: Path) -> None:
+def place_weights_at(folder: Path, location: str) -> None:
     np.ones(30_522 * 16, dtype=np.float32).tofile(folder.parent / "secret.bin")
     model = onnx.load(folder / "model.onnx")
     table = model.graph.initializer[0]
     table.ClearField("raw_data")
     table.data_location = TensorProto.EXTERNAL
-    table.external_data.add(key="location", value="../secret.bin")
+    table.external_data.add(key="location", value=location)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def damage_weights_above_the_folder(folder: Path) -> None:
+    place_weights_at(folder, "../secret.bin")
+
+
+def damage_weights_at_an_absolute_path(folder: Path) -> None:
+    place_weights_at(folder, str(folder.parent / "secret.bin"))
+
+
+def damage_weights_behind_a_link_out_of_the_folder(folder: Path) -> None:
+    (folder / "link.bin").symlink_to("../secret.bin")
+    place_weights_at(folder, "link.bin")
 
 
 DAMAGES = {

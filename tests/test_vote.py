@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,9 +19,7 @@ neighbours = st.lists(
 
 
 def cast(pairs):
-    similarities = np.array([similarity for similarity, _ in pairs], np.float32)
-    routes = np.array([route for _, route in pairs], np.int64)
-    return count(similarities, routes, NAMES, [f"text {place}" for place in range(len(pairs))])
+    return count([(cosine, route, f"text {n}") for n, (cosine, route) in enumerate(pairs)], NAMES)
 
 
 @given(neighbours)
@@ -64,7 +63,7 @@ def test_one_more_neighbour_of_the_winner_never_costs_it_the_win(pairs):
 
 def test_a_neighbour_nearer_by_the_temperature_weighs_e_times_as_much():
     vote = cast([(0.9, 0), (0.9 - TEMPERATURE, 1)])
-    assert vote.scores["alpha"] / vote.scores["beta"] == pytest.approx(np.e, rel=1e-4)
+    assert vote.scores["alpha"] / vote.scores["beta"] == pytest.approx(math.e, rel=1e-4)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
@@ -76,7 +75,7 @@ def test_of_equal_votes_the_route_declared_first_wins(order):
 
 
 def test_no_neighbour_is_no_vote():
-    assert count(np.empty(0, np.float32), np.empty(0, np.int64), NAMES, []) == NO_VOTE
+    assert count([], NAMES) == NO_VOTE
     verdict = judge(NO_VOTE, OPEN)
     assert (verdict.accepted, verdict.reason) == (False, "too_far")
 

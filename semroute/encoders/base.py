@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,13 +93,14 @@ def unit_rows(raw: NDArray[np.floating], *, name: str, dim: int | None = None) -
     if raw.ndim != 2 or (dim is not None and raw.shape[1] != dim):
         expected = "(texts, dim)" if dim is None else f"(texts, {dim})"
         raise EncodingFailed(f"encoder {name}: vectors of shape {raw.shape}, expected {expected}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm(raw.astype(np.float64), axis=1, keepdims=True)
-    if not np.isfinite(lengths).all():
+    doubles = raw.astype(np.float64)
+    squares = np.einsum("ij,ij->i", doubles, doubles)
+    if not all(map(math.isfinite, squares.tolist())):
         raise EncodingFailed(f"encoder {name}: a vector holds NaN or infinity")
-    if not lengths.all():
+    if not squares.all():
         raise EncodingFailed(f"encoder {name}: a vector is all zeros, so it has no direction")
-    return np.ascontiguousarray(raw / lengths, dtype=np.float32)
+    scaled: Vectors = (doubles / np.sqrt(squares)[:, None]).astype(np.float32)
+    return scaled
 
 
 def usable_cores() -> int:

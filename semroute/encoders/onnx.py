@@ -4,15 +4,20 @@ Every text runs through the graph alone. Padding a batch would make a vector dep
 dynamic quantisation takes one scale for all activations of a run (mean cosine between a text alone and the
 same text in a batch of 32: 0.9915 for the bundled graph). Many texts are spread over the usable cores
 instead, one text a core, which costs about a seventh of the throughput of batches and keeps vectors exact.
+
+A lone text is shared by two cores, which takes little more than half the time; as soon as texts come at once,
+each has a core for itself, which serves twice as many. Both give the same bytes.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from semroute.encoders.base import EncoderIdentity, Kind, KnownIdentity, clip, unit_rows, usable_cores
 from semroute.encoders.folder import CHARS_PER_TOKEN, folder_digest, max_tokens, read_json, require_folder
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from semroute.encoders.base import Vectors
+
+    _Run: TypeAlias = Callable[[str, dict[str, NDArray[np.integer[Any]]]], NDArray[np.floating]]
 
 Pooling = Literal["mean", "cls"]
 
@@ -50,7 +57,8 @@ class OnnxEncoder:
 
     The graph takes `input_ids` and, when it declares them, `attention_mask` and `token_type_ids`. A 2-D
     output, `sentence_embedding` before others, is the vector; otherwise a 3-D output is pooled as
-    `1_Pooling/config.json` says, by the mean without that file. Safe to use from several threads. Raises
+    `1_Pooling/config.json` says, by the mean without that file. Weights in a file of their own must lie in
+    `folder`; onnxruntime checks that from 1.24.1 on. Safe to use from several threads. Raises
     EncoderUnavailable when the folder cannot be used.
     """
 
@@ -59,9 +67,9 @@ class OnnxEncoder:
         require_folder(folder, name=name)
         self._settings = OnnxSettings.read(folder, name=name)
         self._tokenizer = _open_tokenizer(folder / "tokenizer.json", self._settings.max_tokens, name=name)
-        self._session = _open_session(_model_file(folder, name=name), name=name)
-        self._inputs = _inputs(self._session, name=name)
-        self._output = _output(self._session, self._settings, name=name)
+        self._graph = _Graph(_model_file(folder, name=name), name=name)
+        self._inputs = _inputs(self._graph.session, name=name)
+        self._output = _output(self._graph.session, self._settings, name=name)
         self._identity = EncoderIdentity(
             name=name,
             revision=revision or folder_digest(folder, name=name),
@@ -83,23 +91,23 @@ class OnnxEncoder:
 
         raw = np.empty((len(texts), self._identity.dim), dtype=np.float32)
 
-        def fill(row: int) -> None:
-            raw[row] = self._embed(texts[row], kind)
+        def fill(row: int, run: _Run = self._graph.run) -> None:
+            raw[row] = self._embed(texts[row], kind, run)
 
         if len(texts) < _PARALLEL_FROM:
             for row in range(len(texts)):
                 fill(row)
         else:
-            _on_every_core(fill, len(texts))
+            _on_every_core(partial(fill, run=self._graph.run_on_one_core), len(texts))
         return unit_rows(raw, name=self._name)
 
     def _measured_dim(self) -> int:
         try:
-            return len(self._embed("a", "document"))
+            return len(self._embed("a", "document", self._graph.run))
         except EncodingFailed as error:
             raise EncoderUnavailable(str(error)) from error
 
-    def _embed(self, text: str, kind: Kind) -> NDArray[np.floating]:
+    def _embed(self, text: str, kind: Kind, run: _Run) -> NDArray[np.floating]:
         """One text through the graph: shape (dim,), not yet of length 1."""
         import numpy as np
 
@@ -109,12 +117,7 @@ class OnnxEncoder:
             "attention_mask": [1] * len(ids),
             "token_type_ids": [0] * len(ids),
         }
-        try:
-            (answer,) = self._session.run(
-                [self._output], {key: np.array([feed[key]], dtype) for key, dtype in self._inputs.items()}
-            )
-        except _runtime_errors() as error:
-            raise EncodingFailed(f"encoder {self._name}: the graph failed: {error}") from error
+        answer = run(self._output, {key: np.array([feed[key]], dtype) for key, dtype in self._inputs.items()})
         return _pooled(answer[0], self._settings.pooling)
 
     def _tokens(self, text: str) -> list[int]:
@@ -125,6 +128,52 @@ class OnnxEncoder:
         if not ids:
             raise EncodingFailed(f"encoder {self._name}: its tokenizer makes no token of a text")
         return ids
+
+
+class _Graph:
+    """One graph, run on two cores while one text comes at a time, on one core a text otherwise."""
+
+    def __init__(self, model: Path, *, name: str) -> None:
+        self._model = model
+        self._name = name
+        self._cores = 1 if os.environ.get("SEMROUTE_THREADS") == "1" else min(2, usable_cores())
+        self.session = _open_session(model, name=name, cores=self._cores)
+        self._one_core_session = self.session if self._cores == 1 else None
+        self._own_by_this_process()
+
+    def run(self, output: str, feed: dict[str, NDArray[np.integer[Any]]]) -> NDArray[np.floating]:
+        """The `output` for `feed`, on two cores if nobody else runs the graph. Raises EncodingFailed."""
+        if os.getpid() != self._pid:
+            # The threads of the session did not come along when the process forked: it would wait for ever.
+            self._own_by_this_process()
+            self._cores = 1
+        if self._cores == 1 or not self._alone.acquire(blocking=False):
+            return self.run_on_one_core(output, feed)
+        try:
+            return self._run(self.session, output, feed)
+        finally:
+            self._alone.release()
+
+    def run_on_one_core(self, output: str, feed: dict[str, NDArray[np.integer[Any]]]) -> NDArray[np.floating]:
+        """The `output` for `feed`, on the calling thread. Raises EncodingFailed."""
+        if self._one_core_session is None:
+            with self._opening:
+                if self._one_core_session is None:
+                    self._one_core_session = _open_session(self._model, name=self._name, cores=1)
+        return self._run(self._one_core_session, output, feed)
+
+    def _own_by_this_process(self) -> None:
+        self._alone, self._opening = threading.Lock(), threading.Lock()
+        self._pid = os.getpid()
+
+    def _run(
+        self, session: InferenceSession, output: str, feed: dict[str, NDArray[np.integer[Any]]]
+    ) -> NDArray[np.floating]:
+        try:
+            answer: NDArray[np.floating] = session.run([output], feed)[0]
+        except _runtime_errors() as error:
+            raise EncodingFailed(f"encoder {self._name}: the graph failed: {error}") from error
+        return answer
 
 
 @dataclass(frozen=True)
@@ -192,8 +241,12 @@ def _on_every_core(work: Callable[[int], None], count: int) -> None:
             pass
 
 
-def _open_session(model: Path, *, name: str) -> InferenceSession:
+def _open_session(model: Path, *, name: str, cores: int) -> InferenceSession:
     options = _session_options()
+    options.intra_op_num_threads = cores
+    # How long the second core waits, busy, for the next step: across the gap between two prompts of a busy
+    # server, and not for ever.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
     if runtime_saturates():
         # Exact u8 by u8 kernels. With VNNI they would cost 1.7 times the time for the same vectors.
         options.add_session_config_entry("session.x64quantprecision", "1")

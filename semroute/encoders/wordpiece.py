@@ -49,6 +49,8 @@ class WordPiece:
 
     def _remember(self, word: str) -> tuple[int, ...]:
         pieces = tuple(self._pieces(word))
+        if len(word) > _MAX_WORD_CHARS:
+            return pieces
         if len(self._cache) >= _CACHED_WORDS:
             self._cache = {}
         self._cache[word] = pieces
