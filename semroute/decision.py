@@ -40,8 +40,7 @@ class Candidate(NamedTuple):
     completion_usd_per_1m: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Vote:
+class Vote(NamedTuple):
     """What the neighbours of one prompt say.
 
     scores: share of the vote per route, best first, summing to 1 over the routes that may win; empty

@@ -89,8 +89,9 @@ class RouteIndex:
         queries: (n, dim) float32, C-contiguous, unit rows.
         only: the routes (as indices into `config.routes`) whose utterances may be found; None means all.
 
-        Returns for each query the (similarity, row) of at most `k` utterances, nearest first; None where the
-        query is no unit vector (zero, infinite or NaN). Raises EncodingFailed for another kind of array.
+        Returns for each query the (similarity, row) of at most `k` utterances, nearest first, similarities
+        rounded to six digits, below which float32 says nothing; None where the query is no unit vector (zero,
+        infinite or NaN). Raises EncodingFailed for another kind of array.
         """
         # FAISS guards these by assert only, and reads out of bounds under `python -O`.
         check_array(queries, self.manifest.encoder.dim)
@@ -99,10 +100,11 @@ class RouteIndex:
             return [[] if good else None for good in usable]
         store, parameters = self._store_and_parameters(only)
         similarities, rows = store.search(queries, min(k, len(self.entries)), params=parameters)
+        cosines = np.round(similarities.astype(np.float64), 6).tolist()
         # FAISS fills up with id -1, which as a Python index would mean the last utterance.
         return [
             [pair for pair in zip(found, ids, strict=True) if pair[1] >= 0] if good else None
-            for good, found, ids in zip(usable, similarities.tolist(), rows.tolist(), strict=True)
+            for good, found, ids in zip(usable, cosines, rows.tolist(), strict=True)
         ]
 
     def reconstruct(self) -> Vectors:

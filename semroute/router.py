@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -25,7 +25,7 @@ from semroute import catalog, vote
 from semroute import index as route_index
 from semroute.catalog import Need
 from semroute.config import Route, Rule, Weights
-from semroute.decision import Decision, Reason, Vote
+from semroute.decision import Candidate, Decision, Reason, Vote
 from semroute.encoders import open_encoder
 from semroute.errors import ArtifactMismatch, EncodingFailed, SemrouteError
 from semroute.index import RouteIndex
@@ -53,8 +53,7 @@ class _Request:
 _PLAIN = _Request(Need(), None, None, {})
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     """Which route serves and why, before a model is chosen. `models` is set where a rule names them."""
 
     route: str | None
@@ -66,8 +65,15 @@ class _Verdict:
     models: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Plan(NamedTuple):
+    """The models that serve, best first, and why the preferred one does not, if it does not."""
+
+    models: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    moved: str
+
+
+class _Waiting(NamedTuple):
     """A text that no rule has decided; `rule` may restrict the routes that may win."""
 
     text: str
@@ -184,6 +190,11 @@ class _Snapshot:
         self._rules = RuleBook(self._settings.rules)
         self._names = index.route_names
         self._places = {name: place for place, name in enumerate(self._names)}
+        self._models_of: dict[str | None, tuple[str, ...]] = {
+            route.name: route.model_names for route in index.config.routes
+        }
+        self._models_of[None] = self._settings.default.model_names
+        self._plans = {names: self._plan(names, _PLAIN) for names in set(self._models_of.values())}
         self._default_limits = _default_limits(index)
         self._limits = {route.name: _own_limits(route, self._default_limits) for route in index.config.routes}
 
@@ -211,27 +222,23 @@ class _Snapshot:
     def decision(self, verdict: _Verdict, request: _Request, seconds: float) -> Decision:
         """Choose the model for `verdict` and write the decision."""
         reason, detail = verdict.reason, verdict.detail
-        preferred = self._preferred(verdict)
-        ranked = catalog.rank(preferred, self._settings.models, request.weights or self._settings.select)
-        allowed = self._allowed(ranked, request.need)
-        if not allowed:
-            allowed = ranked
-            reason, detail = "constraint", f"No model meets what the call asks for. {detail}".rstrip()
-        elif allowed[0] != ranked[0]:
-            reason = "constraint"
-            detail = f"{ranked[0]!r} does not meet what the call asks for. {detail}".rstrip()
+        preferred = verdict.models or self._models_of[verdict.route]
+        plan = self._plans.get(preferred) if request is _PLAIN else None
+        plan = plan or self._plan(preferred, request)
+        if plan.moved:
+            reason, detail = "constraint", f"{plan.moved} {detail}".rstrip()
         return Decision(
             id=new_ulid(),
             route=verdict.route,
-            model=allowed[0],
-            fallbacks=allowed[1:],
+            model=plan.models[0],
+            fallbacks=plan.models[1:],
             reason=reason,
             detail=detail,
             confidence=verdict.confidence,
             similarity=verdict.vote.similarity,
             margin=verdict.vote.margin,
             neighbors=verdict.vote.neighbors,
-            candidates=catalog.candidates(allowed, self._settings.models),
+            candidates=plan.candidates,
             scores=verdict.vote.scores,
             rule=verdict.rule,
             index=self.index.fingerprint,
@@ -298,12 +305,18 @@ class _Snapshot:
             rule=rule,
         )
 
-    def _preferred(self, verdict: _Verdict) -> tuple[str, ...]:
-        if verdict.models:
-            return verdict.models
-        if verdict.route is not None:
-            return self.index.config.routes[self._places[verdict.route]].model_names
-        return self._settings.default.model_names
+    def _plan(self, preferred: tuple[str, ...], request: _Request) -> _Plan:
+        """Order the `preferred` models and hold them against what the call asks for."""
+        models = self._settings.models
+        ranked = catalog.rank(preferred, models, request.weights or self._settings.select)
+        allowed = self._allowed(ranked, request.need)
+        if not allowed:
+            moved, allowed = "No model meets what the call asks for.", ranked
+        elif allowed[0] != ranked[0]:
+            moved = f"{ranked[0]!r} does not meet what the call asks for."
+        else:
+            moved = ""
+        return _Plan(allowed, catalog.candidates(allowed, models), moved)
 
     def _allowed(self, ranked: tuple[str, ...], need: Need) -> tuple[str, ...]:
         """The models that may serve, best first: those of the route, then those of the default.

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from semroute.config import Rule, RuleCondition
 
@@ -49,8 +48,7 @@ _STEP_WORDS = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What rules may look at: the routed text and what the caller said beside it."""
 
     text: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from semroute.decision import Neighbor, Reason, Vote
 
@@ -25,8 +26,7 @@ class Limits:
     min_confidence: float
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether the best route of a vote wins, and one sentence that says why or why not."""
 
     accepted: bool
@@ -40,11 +40,11 @@ def count(neighbors: Iterable[tuple[float, int, str]], names: Sequence[str]) -> 
     neighbors: (cosine, route as an index into `names`, utterance) of each, in any order.
     names: every route, in the order of the config.
 
-    Similarities count to six digits, below which float32 says nothing; equal ones, and equal scores, are
-    ordered by the route's place in the config, so that the winner of a tie is the route declared first.
+    Equal similarities, and equal scores, are ordered by the route's place in the config, so that the winner
+    of a tie is the route declared first.
     """
     # Plain Python: for the twenty numbers of one prompt it takes half the time of numpy.
-    ranked = sorted([(-round(cosine, 6), route, utterance) for cosine, route, utterance in neighbors])
+    ranked = sorted([(-cosine, route, utterance) for cosine, route, utterance in neighbors])
     if not ranked:
         return NO_VOTE
     nearest = ranked[0][0]
@@ -57,7 +57,7 @@ def count(neighbors: Iterable[tuple[float, int, str]], names: Sequence[str]) -> 
     return Vote(
         scores={names[route]: -negative for negative, route in shares},
         neighbors=tuple([Neighbor(names[route], text, -negative) for negative, route, text in ranked]),
-        similarity=-ranked[0][0],
+        similarity=-nearest,
         margin=best + (shares[1][0] if len(shares) > 1 else 0.0),
         confidence=best,
     )

@@ -19,7 +19,7 @@ neighbours = st.lists(
 
 
 def cast(pairs):
-    return count([(cosine, route, f"text {n}") for n, (cosine, route) in enumerate(pairs)], NAMES)
+    return count([(round(cosine, 6), route, f"text {n}") for n, (cosine, route) in enumerate(pairs)], NAMES)
 
 
 @given(neighbours)
