@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -270,7 +271,8 @@ def _show_decision(decision: Decision) -> None:
     if decision.neighbors:
         out.print("  nearest utterances:")
     for neighbor in decision.neighbors[:_SHOWN_NEIGHBORS]:
-        text = escape(f"{neighbor.similarity:.3f}  {neighbor.route}: {neighbor.utterance}")
+        utterance = textwrap.shorten(neighbor.utterance, width=90, placeholder=" ...")
+        text = escape(f"{neighbor.similarity:.3f}  {neighbor.route}: {utterance}")
         out.print(f"    {text}", soft_wrap=True)
 
 
