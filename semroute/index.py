@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -53,6 +53,17 @@ class Entry:
     text: str
 
 
+class Found(NamedTuple):
+    """The nearest utterances of a query, nearest first.
+
+    similarities: cosines, rounded to six digits, below which float32 says nothing.
+    rows: the row of each, an index into `RouteIndex.entries`.
+    """
+
+    similarities: list[float]
+    rows: list[int]
+
+
 @dataclass(frozen=True, slots=True)
 class RouteIndex:
     """The vectors of all utterances, searchable, with the config they came from.
@@ -81,29 +92,25 @@ class RouteIndex:
         """Every route, in the order of the config."""
         return tuple(route.name for route in self.config.routes)
 
-    def search(
-        self, queries: Vectors, k: int, only: frozenset[int] | None = None
-    ) -> list[list[tuple[float, int]] | None]:
+    def search(self, queries: Vectors, k: int, only: frozenset[int] | None = None) -> list[Found | None]:
         """The `k` nearest utterances of each query, or all there are.
 
         queries: (n, dim) float32, C-contiguous, unit rows.
         only: the routes (as indices into `config.routes`) whose utterances may be found; None means all.
 
-        Returns for each query the (similarity, row) of at most `k` utterances, nearest first, similarities
-        rounded to six digits, below which float32 says nothing; None where the query is no unit vector (zero,
-        infinite or NaN). Raises EncodingFailed for another kind of array.
+        Returns what each query found; None where the query is no unit vector (zero, infinite or NaN).
+        Raises EncodingFailed for another kind of array.
         """
         # FAISS guards these by assert only, and reads out of bounds under `python -O`.
         check_array(queries, self.manifest.encoder.dim)
         usable = _is_unit(queries)
         if len(self.entries) == 0:
-            return [[] if good else None for good in usable]
+            return [Found([], []) if good else None for good in usable]
         store, parameters = self._store_and_parameters(only)
         similarities, rows = store.search(queries, min(k, len(self.entries)), params=parameters)
         cosines = np.round(similarities.astype(np.float64), 6).tolist()
-        # FAISS fills up with id -1, which as a Python index would mean the last utterance.
         return [
-            [pair for pair in zip(found, ids, strict=True) if pair[1] >= 0] if good else None
+            _without_padding(found, ids) if good else None
             for good, found, ids in zip(usable, cosines, rows.tolist(), strict=True)
         ]
 
@@ -351,6 +358,14 @@ def check_array(vectors: Vectors, dim: int) -> None:
     if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
         order = "" if vectors.flags.c_contiguous else " in another memory order"
         raise EncodingFailed(f"The encoder gave {vectors.dtype}{order} and must give C-contiguous float32.")
+
+
+def _without_padding(similarities: list[float], rows: list[int]) -> Found:
+    """FAISS fills up with row -1, which as a Python index would mean the last utterance."""
+    if rows[-1] < 0:
+        count = rows.index(-1)
+        return Found(similarities[:count], rows[:count])
+    return Found(similarities, rows)
 
 
 def _is_unit(vectors: Vectors) -> list[bool]:

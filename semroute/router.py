@@ -28,7 +28,7 @@ from semroute.config import Route, Rule, Weights
 from semroute.decision import Candidate, Decision, Reason, Vote
 from semroute.encoders import open_encoder
 from semroute.errors import ArtifactMismatch, EncodingFailed, SemrouteError
-from semroute.index import RouteIndex
+from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.text import Prompt, routed_text
 from semroute.ulid import new_ulid
@@ -189,6 +189,8 @@ class _Snapshot:
         self._settings = index.config.settings
         self._rules = RuleBook(self._settings.rules)
         self._names = index.route_names
+        self._routes = [entry.route for entry in index.entries]
+        self._texts = [entry.text for entry in index.entries]
         self._places = {name: place for place, name in enumerate(self._names)}
         self._models_of: dict[str | None, tuple[str, ...]] = {
             route.name: route.model_names for route in index.config.routes
@@ -285,12 +287,12 @@ class _Snapshot:
         found = self.index.search(vectors, self._settings.vote.neighbors, only)
         if len(found) != len(texts):
             raise EncodingFailed(f"the encoder gave {len(found)} vectors for {len(texts)} texts")
-        return [None if pairs is None else self._count(pairs) for pairs in found]
+        return [None if nearest is None else self._count(nearest) for nearest in found]
 
-    def _count(self, pairs: list[tuple[float, int]]) -> Vote:
-        entries = self.index.entries
-        voting = [(cosine, entries[row].route, entries[row].text) for cosine, row in pairs]
-        return vote.count(voting, self._names)
+    def _count(self, nearest: Found) -> Vote:
+        routes = [self._routes[row] for row in nearest.rows]
+        texts = [self._texts[row] for row in nearest.rows]
+        return vote.count(nearest.similarities, routes, texts, self._names)
 
     def _judged(self, found: Vote | None, rule: str | None) -> _Verdict:
         if found is None:

@@ -6,7 +6,7 @@ Scores first, decision second: `count` never looks at a threshold and `judge` ne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,17 +34,21 @@ class Verdict(NamedTuple):
     detail: str
 
 
-def count(neighbors: Iterable[tuple[float, int, str]], names: Sequence[str]) -> Vote:
+def count(
+    similarities: Sequence[float], routes: Sequence[int], utterances: Sequence[str], names: Sequence[str]
+) -> Vote:
     """Let the neighbours of one prompt vote, each with weight exp(similarity / TEMPERATURE).
 
-    neighbors: (cosine, route as an index into `names`, utterance) of each, in any order.
+    similarities: cosines, rounded to what they mean, in any order.
+    routes: the route of each neighbour, as an index into `names`.
+    utterances: the text of each.
     names: every route, in the order of the config.
 
     Equal similarities, and equal scores, are ordered by the route's place in the config, so that the winner
     of a tie is the route declared first.
     """
     # Plain Python: for the twenty numbers of one prompt it takes half the time of numpy.
-    ranked = sorted([(-cosine, route, utterance) for cosine, route, utterance in neighbors])
+    ranked = sorted(zip([-cosine for cosine in similarities], routes, utterances, strict=True))
     if not ranked:
         return NO_VOTE
     nearest = ranked[0][0]

@@ -41,7 +41,7 @@ def built(folder, encoder=ENCODER, previous=None):
 
 
 def route_of(made, text):
-    return made.route_names[made.entries[made.search(query(text), 1)[0][0][1]].route]
+    return made.route_names[made.entries[made.search(query(text), 1)[0].rows[0]].route]
 
 
 def many_routes(count):
@@ -52,18 +52,18 @@ def test_every_utterance_is_found_by_itself(write_project):
     made = built(write_project()).index
     for row, entry in enumerate(made.entries):
         found = made.search(query(entry.text), 3)[0]
-        assert found[0] == (pytest.approx(1.0, abs=1e-5), row)
-        assert found == sorted(found, key=lambda pair: -pair[0])
+        assert found.rows[0] == row and found.similarities[0] == pytest.approx(1.0, abs=1e-5)
+        assert found.similarities == sorted(found.similarities, reverse=True)
 
 
 def test_more_neighbours_than_utterances_gives_those_there_are(write_project):
     made = built(write_project({"only": ["one utterance"]})).index
-    assert [row for _, row in made.search(query("anything at all"), 1000)[0]] == [0]
+    assert made.search(query("anything at all"), 1000)[0].rows == [0]
 
 
 def test_an_index_without_utterances_finds_nothing(write_project):
     made = built(write_project({}, {"default": {"models": ["small", "big"]}})).index
-    assert made.search(query("anything"), 5) == [[]]
+    assert made.search(query("anything"), 5) == [([], [])]
     assert made.reconstruct().shape == (0, 64)
 
 
@@ -83,10 +83,10 @@ def test_search_can_be_restricted_to_routes(write_project, count):
     made = built(write_project(many_routes(count))).index
     only = frozenset({3, 11})
     found = made.search(np.vstack([query("word5 item3 thing3"), query("word3 item1")]), 30, only)
-    for pairs in found:
-        assert len(pairs) == min(30, 2 * count // 20)
-        assert {made.entries[row].route for _, row in pairs} <= only
-    assert made.entries[found[1][0][1]].route == 3
+    for nearest in found:
+        assert len(nearest.rows) == len(nearest.similarities) == min(30, 2 * count // 20)
+        assert {made.entries[row].route for row in nearest.rows} <= only
+    assert made.entries[found[1].rows[0]].route == 3
 
 
 def test_large_indexes_use_a_graph_that_finds_what_exhaustive_search_finds(write_project):
@@ -96,7 +96,7 @@ def test_large_indexes_use_a_graph_that_finds_what_exhaustive_search_finds(write
     exact.add(made.reconstruct())
     queries = np.vstack([query(f"word{n % 20} item{n} thing{n % 7}") for n in range(0, 290, 3)])
     wanted = exact.search(queries, 1)[0][:, 0]
-    found = np.array([pairs[0][0] for pairs in made.search(queries, 20)])
+    found = np.array([nearest.similarities[0] for nearest in made.search(queries, 20)])
     assert np.mean(np.abs(found - wanted) < 1e-5) > 0.98
 
 
@@ -130,7 +130,7 @@ def test_a_graph_grows_by_what_is_new_and_is_rebuilt_when_something_goes(write_p
     made = report.index
     assert report.embedded == 2
     for text, route in (("an entirely new route", "aaa"), ("something new about word5", "route_05")):
-        assert made.entries[made.search(query(text), 1)[0][0][1]].text == text
+        assert made.entries[made.search(query(text), 1)[0].rows[0]].text == text
         assert route_of(made, text) == route
     assert {(made.route_names[e.route], e.text) for e in made.entries} == {
         (name, text) for name, texts in routes.items() for text in texts
@@ -187,8 +187,8 @@ def test_files_of_others_are_left_alone(write_project, tmp_path):
 
 def test_the_distance_limit_is_fitted_between_near_and_far(write_project):
     made = built(write_project(many_routes(400))).index
-    near = 1.0 - made.search(query("word3 item1 thing5"), 1)[0][0][0]
-    far = 1.0 - made.search(query("zebra quantum lasagne"), 1)[0][0][0]
+    near = 1.0 - made.search(query("word3 item1 thing5"), 1)[0].similarities[0]
+    far = 1.0 - made.search(query("zebra quantum lasagne"), 1)[0].similarities[0]
     assert near < made.fitted.max_distance < far
 
 
@@ -306,7 +306,7 @@ def test_what_is_no_query_is_a_typed_error(write_project, vectors):
 def test_a_query_that_is_no_unit_vector_finds_nothing(write_project, value):
     queries = np.vstack([query("hello there"), np.full((1, 64), value, np.float32), query("sort a list")])
     found = built(write_project()).index.search(queries, 5)
-    assert found[1] is None and len(found[0]) == len(found[2]) == 5
+    assert found[1] is None and len(found[0].rows) == len(found[2].rows) == 5
 
 
 @pytest.mark.parametrize("fault", ["nan", "zero", "dtype", "dim", "count"])
@@ -339,7 +339,7 @@ def test_building_on_an_index_while_it_is_searched(write_project):
 
     def search():
         while not stop.is_set():
-            row = base.search(query(text), 5)[0][0][1]
+            row = base.search(query(text), 5)[0].rows[0]
             if base.entries[row].text != text:
                 wrong.append(row)
 
@@ -359,12 +359,12 @@ def test_building_on_an_index_while_it_is_searched(write_project):
 def test_a_forked_child_searches_and_does_not_hang(write_project, count):
     made = built(write_project(many_routes(count))).index
     queries = np.vstack([query(entry.text) for entry in made.entries[:64]])
-    wanted = [pairs[0][1] for pairs in made.search(queries, 5)]  # starts OpenMP's threads in the parent
+    wanted = [nearest.rows[0] for nearest in made.search(queries, 5)]  # starts OpenMP's threads in the parent
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
 
     def child():
-        answers.put([pairs[0][1] for pairs in made.search(queries, 5)])
+        answers.put([nearest.rows[0] for nearest in made.search(queries, 5)])
 
     process = context.Process(target=child)
     process.start()

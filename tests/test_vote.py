@@ -19,7 +19,9 @@ neighbours = st.lists(
 
 
 def cast(pairs):
-    return count([(round(cosine, 6), route, f"text {n}") for n, (cosine, route) in enumerate(pairs)], NAMES)
+    similarities = [round(cosine, 6) for cosine, _ in pairs]
+    routes = [route for _, route in pairs]
+    return count(similarities, routes, [f"text {n}" for n in range(len(pairs))], NAMES)
 
 
 @given(neighbours)
@@ -75,7 +77,7 @@ def test_of_equal_votes_the_route_declared_first_wins(order):
 
 
 def test_no_neighbour_is_no_vote():
-    assert count([], NAMES) == NO_VOTE
+    assert count([], [], [], NAMES) == NO_VOTE
     verdict = judge(NO_VOTE, OPEN)
     assert (verdict.accepted, verdict.reason) == (False, "too_far")
 
