@@ -30,7 +30,7 @@ from semroute.encoders import open_encoder
 from semroute.errors import ArtifactMismatch, EncodingFailed, SemrouteError
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
-from semroute.text import Prompt, routed_text
+from semroute.text import Prompt, PromptError, routed_text
 from semroute.ulid import new_ulid
 from semroute.vote import NO_VOTE, Limits
 
@@ -251,9 +251,15 @@ class _Snapshot:
         """The verdict where no vote is needed, else the text that waits for one."""
         try:
             text = routed_text(prompt)
-        except TypeError as error:
-            return _Verdict(None, "error", f"The default serves: {error}.")
-        rule = self._rules.first_match(Facts(text, request.step, request.metadata))
+            rule = self._rules.first_match(Facts(text, request.step, request.metadata))
+        except Exception as error:  # noqa: BLE001 - prompt and metadata are whatever a caller hands in
+            _log.error("The default serves 1 prompt: %s", _anonymous(error))
+            said = (
+                f"{error}"
+                if isinstance(error, PromptError)
+                else f"it cannot be read ({type(error).__name__})"
+            )
+            return _Verdict(None, "error", f"The default serves: {said}.")
         if rule is not None and not rule.only:
             return _Verdict(
                 route=rule.route,

@@ -11,21 +11,25 @@ Messages: TypeAlias = Sequence[Mapping[str, Any]]
 Prompt: TypeAlias = str | Messages
 
 
+class PromptError(TypeError):
+    """A prompt is neither text nor messages. The message names types only, nothing of the prompt."""
+
+
 def routed_text(prompt: Prompt) -> str:
     """The text that is routed: the prompt itself, or the text of the last user message.
 
     System prompts, tool definitions, tool results and earlier turns never steer the route. Of content parts
     the text parts count, joined by newlines. Lone surrogates, which no encoder takes, become U+FFFD.
 
-    Raises TypeError when `prompt` is neither text nor messages.
+    Raises PromptError when `prompt` is neither text nor messages.
     """
     if isinstance(prompt, str):
         return _without_surrogates(prompt)
     if not isinstance(prompt, list | tuple):
-        raise TypeError(f"a prompt is text or a list of messages, not {type(prompt).__name__}")
+        raise PromptError(f"a prompt is text or a list of messages, not {type(prompt).__name__}")
     for message in reversed(prompt):
         if not isinstance(message, Mapping):
-            raise TypeError(f"a message is a mapping with role and content, not {type(message).__name__}")
+            raise PromptError(f"a message is a mapping with role and content, not {type(message).__name__}")
         if message.get("role") == "user":
             return _without_surrogates(_content_text(message.get("content")))
     return ""

@@ -384,6 +384,12 @@ def test_metadata_steers_a_rule(router_of):
     assert router.route("hello there").rule is None
 
 
+def test_metadata_that_cannot_be_compared_is_an_error_not_an_exception(router_of):
+    rules = [{"name": "paying", "when": {"metadata": {"tier": "pro"}}, "model": "big"}]
+    decision = router_of(settings={"rules": rules}).route("hello there", metadata={"tier": np.arange(3)})
+    assert (decision.model, decision.reason) == ("big", "error")
+
+
 def test_needs_hold_for_a_model_that_a_rule_names(router_of):
     rules = [{"name": "all", "when": {"min_chars": 1}, "model": "small"}]
     decision = router_of(settings={"rules": rules}).route("hello", needs={"tools"})

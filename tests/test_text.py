@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semroute.text import routed_text
+from semroute.text import PromptError, routed_text
 
 
 def test_text_is_routed_as_it_is():
@@ -53,7 +53,7 @@ def test_messages_without_user_text_are_empty(messages):
 
 @pytest.mark.parametrize("prompt", [None, 7, b"bytes", {"role": "user", "content": "x"}, ["text"], [None]])
 def test_what_is_no_prompt_is_a_type_error(prompt):
-    with pytest.raises(TypeError):
+    with pytest.raises(PromptError):
         routed_text(prompt)
 
 
