@@ -16,7 +16,8 @@ import numpy as np
 
 def rows(path: Path) -> list[dict]:
     """The rows of a .jsonl file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines(): prompts hold characters such as U+2028.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def write_project(folder: Path, labelled: list[dict], encoder: str) -> Path:
