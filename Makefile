@@ -21,12 +21,14 @@ demo: $(BIN)/semroute
 	$(BIN)/semroute route "where is my refund?"
 	$(BIN)/semroute route "please open the garage door"
 
-test:
+$(BIN)/pytest:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
+
+test: $(BIN)/pytest
 	$(BIN)/pytest
 
-check:
+check: $(BIN)/pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -36,7 +38,7 @@ check:
 index:
 	$(BIN)/semroute build
 
-bench:
+bench: $(BIN)/pytest
 	$(BIN)/pip install --quiet -r bench/requirements.txt
 	$(BIN)/python bench/latency.py --data $(DATA)
 	$(BIN)/python bench/startup.py --data $(DATA)

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from semroute.encoders.base import KnownIdentity
 
 
+_ROUTE_KEYS = {
+    "description": "description",
+    "models": "model_names",
+    "max_distance": "max_distance",
+    "min_confidence": "min_confidence",
+}
+
+
 def config_changes(old: Config, new: Config) -> list[str]:
     """The differences between two configs, one short sentence each, sorted; empty when they are equal."""
     changes = [
@@ -65,8 +73,8 @@ def _route_changes(old: Route, new: Route) -> list[str]:
         elif getattr(old, what) != getattr(new, what):
             changes.append(f"{what}: in another order")
     changes += [
-        f"{what}: {_short(getattr(old, what))} -> {_short(getattr(new, what))}"
-        for what in ("description", "model_names", "max_distance", "min_confidence")
+        f"{key}: {_short(getattr(old, what))} -> {_short(getattr(new, what))}"
+        for key, what in _ROUTE_KEYS.items()
         if getattr(old, what) != getattr(new, what)
     ]
     return changes

@@ -84,7 +84,7 @@ def init(
     else:
         for path in written:
             _print(str(path))
-    _say("Edit them, then: [bold]semroute build[/] and [bold]semroute route 'your prompt'[/]")
+    _say("Edit them, then run:\n  [bold]semroute build[/]\n  [bold]semroute route 'your prompt'[/]")
 
 
 @app.command()
@@ -269,7 +269,7 @@ def _show_decision(decision: Decision) -> None:
     if decision.fallbacks:
         out.print(f"  if that fails: {escape(', '.join(decision.fallbacks))}", soft_wrap=True)
     if decision.neighbors:
-        out.print("  nearest utterances:")
+        out.print("  nearest utterances, with their similarity (1 - distance):")
     for neighbor in decision.neighbors[:_SHOWN_NEIGHBORS]:
         utterance = textwrap.shorten(neighbor.utterance, width=90, placeholder=" ...")
         text = escape(f"{neighbor.similarity:.3f}  {neighbor.route}: {utterance}")

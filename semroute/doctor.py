@@ -107,7 +107,8 @@ def _freshness(routes: Path, index: Path) -> tuple[Status, str]:
 
     changes = check_index(routes, index)
     if changes:
-        return "broken", f"{index} is stale: {'; '.join(changes[:3])}. Run `semroute build`"
+        said = "; ".join(change.rstrip(".") for change in changes[:3])
+        return "broken", f"{index} is stale: {said}. Run `semroute build`."
     return "ok", f"{index} is up to date with {routes}"
 
 

@@ -106,6 +106,10 @@ class Router:
         index = route_index.load(place)
         return cls(index, encoder or _encoder_for(index, place), folder=place)
 
+    def __repr__(self) -> str:
+        counts = self.index.manifest.counts
+        return f"<Router: {counts.routes} routes, {counts.utterances} utterances, {self._folder}>"
+
     @property
     def index(self) -> RouteIndex:
         """The index that answers now."""
@@ -150,8 +154,11 @@ class Router:
     ) -> list[Decision]:
         """`route` for many prompts, in their order, encoded together; the keywords hold for all of them.
 
-        `elapsed_ms` of each decision is its share of the time the whole took.
+        `elapsed_ms` of each decision is its share of the time the whole took. Raises TypeError when `prompts`
+        is a single text, which is a list of its letters to Python and surely not meant.
         """
+        if isinstance(prompts, str):
+            raise TypeError("route_many takes a list of prompts; for one prompt there is route()")
         started = time.perf_counter()
         snapshot = self._snapshot
         prompts = list(prompts)
@@ -319,9 +326,9 @@ class _Snapshot:
         ranked = catalog.rank(preferred, models, request.weights or self._settings.select)
         allowed = self._allowed(ranked, request.need)
         if not allowed:
-            moved, allowed = "No model meets what the call asks for.", ranked
+            moved, allowed = "The call rules out every model; the preferred one serves.", ranked
         elif allowed[0] != ranked[0]:
-            moved = f"{ranked[0]!r} does not meet what the call asks for."
+            moved = f"The call rules out {ranked[0]!r}."
         else:
             moved = ""
         return _Plan(allowed, catalog.candidates(allowed, models), moved)

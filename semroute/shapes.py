@@ -76,6 +76,8 @@ _ENCODER = re.compile(r"minilm|static|(sentence-transformers|onnx|openai):\s*\S.
 
 
 def _encoder(value: str) -> str:
+    if value in ("sentence-transformers:", "onnx:", "openai:"):
+        _refuse(f"{shorten(value)} lacks what comes after the colon; it is one of {_ENCODERS}")
     if not _ENCODER.fullmatch(value):
         known = [spec.split(":")[0] for spec in _ENCODERS.split(", ")]
         guess = did_you_mean(value.partition(":")[0], known)

@@ -92,6 +92,16 @@ class Source:
                 break
         return Place(self.name, line, column)
 
+    def is_cut(self, *path: str | int) -> bool:
+        """Whether the text at `path` stands unquoted with a comment behind it on its line."""
+        node = self.node
+        for part in path:
+            if isinstance(node, MappingNode):
+                node = node.entries[str(part)].value
+            elif isinstance(node, SequenceNode) and isinstance(part, int):
+                node = node.items[part]
+        return isinstance(node, ScalarNode) and node.cut
+
     def problem(self, message: str, *path: str | int, key: bool = False) -> Problem:
         """A problem at that place."""
         return Problem(*self.place(*path, key=key), message)
@@ -350,11 +360,12 @@ class _Text(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TextComparison:
-    """Texts that stand in two places, as pairs: the first place, then the other."""
+    """Texts that stand in two places, as pairs: the first place, then the other; and texts that are cut."""
 
     indexed_and_held_out: list[tuple[_Text, _Text]]
     indexed_twice: list[tuple[_Text, _Text]]
     held_out_twice: list[tuple[_Text, _Text]]
+    cut: list[_Text]
 
     def problems(self) -> Iterator[Problem]:
         """A text that is utterance and heldout at once would make every evaluation look better than it is."""
@@ -368,19 +379,25 @@ class TextComparison:
             yield text.problem(_indexed_twice(first, text))
         for first, text in self.held_out_twice:
             yield text.problem(f"held out at {first.place} already; delete one of the two")
+        for text in self.cut:
+            yield text.problem(
+                "what follows ` #` is a comment and no part of the text; quote the text if it is"
+            )
 
 
 def compare_texts(sources: Sources) -> TextComparison:
     """Compare all texts, by what remains of them without case and repeated white space."""
-    found = TextComparison([], [], [])
+    found = TextComparison([], [], [], [])
     utterances: dict[str, _Text] = {}
     heldout: dict[str, _Text] = {}
-    for text in _texts(sources.routes, "utterances"):
+    defaults = [] if sources.settings is None else list(_texts([sources.settings], "default", "heldout"))
+    indexed, held_out = list(_texts(sources.routes, "utterances")), list(_texts(sources.routes, "heldout"))
+    found.cut.extend(text for text in chain(defaults, indexed, held_out) if text.source.is_cut(*text.path))
+    for text in indexed:
         first = utterances.setdefault(text_key(text.text), text)
         if first is not text:
             found.indexed_twice.append((first, text))
-    defaults = _texts([] if sources.settings is None else [sources.settings], "default", "heldout")
-    for text in chain(defaults, _texts(sources.routes, "heldout")):
+    for text in chain(defaults, held_out):
         key = text_key(text.text)
         first = heldout.setdefault(key, text)
         if key in utterances:

@@ -29,11 +29,15 @@ MAX_INVISIBLE = 100  # problems of this kind a file; whoever has more has saved 
 
 
 class ScalarNode(NamedTuple):
-    """A single value. `line` and `column` count from 1."""
+    """A single value. `line` and `column` count from 1.
+
+    cut: it stands unquoted, and a comment follows on its line.
+    """
 
     value: str | int | float | bool | None
     line: int
     column: int
+    cut: bool = False
 
 
 class SequenceNode(NamedTuple):
@@ -178,7 +182,7 @@ def _open_events(text: str) -> _Events:
 def compose(text: str, file: str) -> Document:
     """Compose the nodes of one YAML document. Text holds no character that YAML does not allow."""
     pairs = _SurrogatePairs(text)
-    composer = _Composer(file, pairs)
+    composer = _Composer(file, pairs, pairs.text.split("\n"))
     complete = True
     try:
         composer.run(_open_events(pairs.text))
@@ -233,6 +237,7 @@ class _Composer:
 
     file: str
     pairs: _SurrogatePairs
+    lines: list[str]
     root: Node | None = None
     dropped: bool = False
     problems: list[Problem] = field(default_factory=list)
@@ -261,7 +266,7 @@ class _Composer:
         if self.stack and self.stack[-1].expects_key:
             self._start_key(self.stack[-1], event)
         elif isinstance(event, events.ScalarEvent):
-            scalar = ScalarNode(self._value(event), *_at(event))
+            scalar = ScalarNode(self._value(event), *_at(event), self._is_cut(event))
             if event.anchor is not None:
                 self.anchors[event.anchor] = _Anchored(scalar, 1)
             self._attach(scalar, height=1)
@@ -353,6 +358,13 @@ class _Composer:
     def _value(self, event: events.ScalarEvent) -> str | int | float | bool | None:
         text = self.pairs.restore(event)
         return text if event.style or event.tag is not None else plain_scalar(text)
+
+    def _is_cut(self, event: events.ScalarEvent) -> bool:
+        mark = event.end_mark
+        if event.style or mark is None or mark.line >= len(self.lines):
+            return False
+        rest = self.lines[mark.line][mark.column :]
+        return rest[:1].isspace() and rest.lstrip().startswith("#")
 
     def _problem(self, event: events.Event, message: str) -> Problem:
         return Problem(self.file, *_at(event), message)

@@ -587,3 +587,27 @@ def test_fifteen_thousand_utterances(tmp_path: Path) -> None:
     # Far above what is measured (0.11 s and 0.04 s), and far below what PyYAML's own loader takes (3 s).
     assert loaded - started < 1.0
     assert time.perf_counter() - dumped < 0.5
+
+
+def test_a_text_that_a_comment_cuts_is_a_warning(tmp_path):
+    """The likeliest slip of people who write prompts into YAML: ` #` begins a comment."""
+    (tmp_path / "semroute.yaml").write_text("default: {model: m}\nmodels: {m: }\n")
+    (tmp_path / "a.yaml").write_text(
+        "name: a  # a remark\nmodel: m\nutterances:\n"
+        "  - see invoice # 5\n"
+        "  - 'see invoice # 6'\n"
+        "  - see bill #7\n"
+        "  - c# and f# and issue#8\n"
+        "  # a line of its own\n"
+        "  - last one\t# with a tab\n"
+        "heldout: [pay it # now\n  ]\n"
+    )
+    config = load_config(tmp_path)
+    assert [(warning.line, warning.column) for warning in config.warnings] == [
+        (4, 5),
+        (6, 5),
+        (9, 5),
+        (10, 11),
+    ]
+    assert all("quote" in warning.message for warning in config.warnings)
+    assert config.routes[0].utterances[0] == "see invoice"

@@ -319,7 +319,7 @@ class TestC5:
             ),
             pytest.param(
                 "encoder: 'openai:'\n" + GOOD_SETTINGS,
-                "1:10: unknown encoder `openai:`; did you mean `openai`? it is one of minilm, static,"
+                "1:10: `openai:` lacks what comes after the colon; it is one of minilm, static,"
                 " sentence-transformers:NAME_OR_PATH, onnx:PATH, openai:MODEL",
                 id="encoder without its model",
             ),

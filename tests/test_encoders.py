@@ -1141,3 +1141,45 @@ def test_the_failing_encoder_fails_and_passes_for_the_hash_encoder():
     assert FailingEncoder(16).identity == HashEncoder(16).identity
     with pytest.raises(EncodingFailed):
         FailingEncoder().encode(["hello"], kind="query")
+
+
+class TestSecondCore:
+    """A lone text is shared by two cores only while that helps."""
+
+    def test_texts_go_to_one_core_for_a_while_after_two_have_become_slow(self):
+        from semroute.encoders.onnx import _Pace
+
+        pace = _Pace()
+        for _ in range(50):
+            pace.learn(0.001, 10)
+            assert not pace.wants_one_core()
+        for _ in range(10):
+            pace.learn(0.010, 10)
+        rested = 0
+        while pace.wants_one_core():
+            rested += 1
+        assert 100 < rested < 1000
+        for _ in range(50):
+            pace.learn(0.001, 10)
+        assert not pace.wants_one_core()
+
+    def test_a_machine_that_is_slower_for_good_gets_its_second_core_back(self):
+        from semroute.encoders.onnx import _Pace
+
+        pace = _Pace()
+        pace.learn(0.001, 10)
+        for _ in range(3_000):
+            pace.learn(0.004, 10)
+            while pace.wants_one_core():
+                pass
+        pace.learn(0.004, 10)
+        assert not pace.wants_one_core()
+
+    def test_one_slow_text_changes_nothing(self):
+        from semroute.encoders.onnx import _Pace
+
+        pace = _Pace()
+        for _ in range(20):
+            pace.learn(0.001, 10)
+        pace.learn(0.004, 10)
+        assert not pace.wants_one_core()

@@ -311,7 +311,7 @@ def test_what_the_call_needs_moves_it_to_a_model_that_has_it(router_of, argument
 def test_when_no_model_has_it_the_route_is_served_all_the_same_and_says_so(router_of, arguments):
     decision = router_of().route("where is my refund", **arguments)
     assert decision.reason == "constraint" and decision.model == "small"
-    assert "No model meets" in decision.detail
+    assert "rules out every model" in decision.detail
 
 
 def test_a_model_outside_route_and_default_serves_before_a_need_is_broken(router_of):
@@ -408,6 +408,8 @@ def test_many_prompts_give_what_each_gives_alone_in_order(shared_router):
         assert decision.scores == pytest.approx(alone.scores, abs=1e-5)
     assert len({decision.id for decision in many}) == len(many)
     assert shared_router.route_many([]) == []
+    with pytest.raises(TypeError, match=r"route\(\)"):
+        shared_router.route_many("one text")
     assert len(shared_router.route_many(iter(["a", "b"]))) == 2
 
 

@@ -5,14 +5,16 @@ dynamic quantisation takes one scale for all activations of a run (mean cosine b
 same text in a batch of 32: 0.9915 for the bundled graph). Many texts are spread over the usable cores
 instead, one text a core, which costs about a seventh of the throughput of batches and keeps vectors exact.
 
-A lone text is shared by two cores, which takes little more than half the time; as soon as texts come at once,
-each has a core for itself, which serves twice as many. Both give the same bytes.
+A lone text is shared by two cores, which takes a third less time on an idle machine; as soon as texts come at
+once, or the machine is busy, each has a core for itself. Both give the same bytes.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "cls"]
 
 _PARALLEL_FROM = 8
+_TOKENS_OF_OVERHEAD = 4
+_TEXTS_ON_ONE_CORE = 256
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _PROMPT_NAMES: dict[Kind, tuple[str, ...]] = {
     "query": ("query",),
@@ -130,6 +134,34 @@ class OnnxEncoder:
         return ids
 
 
+class _Pace:
+    """Whether a second core still helps: on a busy machine two cores wait for each other.
+
+    Compares the recent time a token with the best seen, and when it has doubled sends the next texts to one
+    core before it tries two again. The best fades slowly, for a machine that has become slower for good.
+    """
+
+    def __init__(self) -> None:
+        self._best = math.inf
+        self._recent = 0.0
+        self._on_one_core = 0
+
+    def wants_one_core(self) -> bool:
+        """Whether the next text should run on one core. Not exact under threads, and need not be."""
+        if self._on_one_core > 0:
+            self._on_one_core -= 1
+            return True
+        return False
+
+    def learn(self, seconds: float, tokens: int) -> None:
+        """Take the time that a text of `tokens` took on two cores."""
+        pace = seconds / (tokens + _TOKENS_OF_OVERHEAD)
+        self._best = min(pace, self._best * 1.001)
+        self._recent += 0.2 * (pace - self._recent)
+        if self._recent > 2.0 * self._best:
+            self._on_one_core, self._recent = _TEXTS_ON_ONE_CORE, self._best
+
+
 class _Graph:
     """One graph, run on two cores while one text comes at a time, on one core a text otherwise."""
 
@@ -139,6 +171,7 @@ class _Graph:
         self._cores = 1 if os.environ.get("SEMROUTE_THREADS") == "1" else min(2, usable_cores())
         self.session = _open_session(model, name=name, cores=self._cores)
         self._one_core_session = self.session if self._cores == 1 else None
+        self._pace = _Pace()
         self._own_by_this_process()
 
     def run(self, output: str, feed: dict[str, NDArray[np.integer[Any]]]) -> NDArray[np.floating]:
@@ -147,10 +180,13 @@ class _Graph:
             # The threads of the session did not come along when the process forked: it would wait for ever.
             self._own_by_this_process()
             self._cores = 1
-        if self._cores == 1 or not self._alone.acquire(blocking=False):
+        if self._cores == 1 or self._pace.wants_one_core() or not self._alone.acquire(blocking=False):
             return self.run_on_one_core(output, feed)
         try:
-            return self._run(self.session, output, feed)
+            started = time.perf_counter()
+            answer = self._run(self.session, output, feed)
+            self._pace.learn(time.perf_counter() - started, feed["input_ids"].size)
+            return answer
         finally:
             self._alone.release()
 
