@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from semroute.errors import (
     ArtifactCorrupt,
-    ArtifactError,
     ArtifactMismatch,
     ArtifactMissing,
     ArtifactNotWritten,
@@ -163,8 +162,10 @@ def write(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> No
             _sync_folder(folder)
             _store(folder / MANIFEST, _manifest_bytes(manifest), [])
             created.clear()
-            _sync_folder(folder)
-            _remove_unlisted(folder, manifest)
+            # The new index stands. What is only tidying may fail without calling that into question.
+            with contextlib.suppress(OSError):
+                _sync_folder(folder)
+                _remove_unlisted(folder, manifest)
     except OSError as error:
         raise ArtifactNotWritten(
             f"{folder}: the index could not be stored: {error.strerror or error}. "
@@ -304,7 +305,6 @@ def _remove_unlisted(folder: Path, manifest: Manifest) -> None:
 
 __all__ = [
     "FORMAT",
-    "ArtifactError",
     "CountsRecord",
     "EncoderRecord",
     "FileRecord",

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from semroute import index as route_index
+from semroute import freshness
 from semroute.config import Config, load_config
 from semroute.encoders import identify, open_encoder
 from semroute.errors import ArtifactCorrupt, ArtifactError, ArtifactMismatch, ArtifactMissing
-from semroute.index import Progress, RouteIndex
 
 if TYPE_CHECKING:
     from semroute.encoders.base import Encoder
+    from semroute.index import Progress, RouteIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,9 @@ def build_index(
 
     Raises ConfigError, EncoderError or ArtifactNotWritten; the index that was there then still stands.
     """
+    # FAISS takes a while to import, and `check_index` needs none of it.
+    from semroute import index as route_index
+
     config = load_config(routes)
     previous, discarded = _previous(folder)
     if previous is not None and encoder is None and not _changes(config, folder):
@@ -71,10 +74,12 @@ def check_index(routes: Path, folder: Path) -> list[str]:
 
 def _changes(config: Config, folder: Path) -> list[str]:
     known = identify(config.settings.encoder, root=_root(folder))
-    return route_index.check(config, known, folder)
+    return freshness.check(config, known, folder)
 
 
 def _previous(folder: Path) -> tuple[RouteIndex | None, str | None]:
+    from semroute import index as route_index
+
     try:
         return route_index.load(folder), None
     except ArtifactMissing:

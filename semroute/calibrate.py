@@ -1,7 +1,7 @@
 """What is fitted at build, from the vectors of the utterances alone. The router only reads the result.
 
-The seam for everything learnt: a `Fitted` is stored in the artifact as plain numbers, `fit` makes it, and
-`VERSION` goes into the fingerprint, so that an index fitted in another way counts as stale.
+The seam for everything learnt: `fit` makes a `Fitted`, which is stored in the artifact as plain numbers;
+`freshness.FIT_VERSION` goes into the fingerprint, so that an index fitted in another way counts as stale.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from semroute.encoders.base import Vectors
-
-VERSION = 1
 
 _KEPT_SHARE = 0.95
 """Share of the utterances that must find a neighbour within the fitted distance when they are left out."""

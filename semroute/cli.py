@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 a check did not hold, 2 the input is wrong.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -49,6 +50,10 @@ _JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as J
 
 def main() -> NoReturn:
     """Run the command line and exit. What the user did wrong becomes a sentence, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Utterances may hold any character, and a pipe on Windows, say, takes few.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         app()
     except ConfigError as error:
@@ -256,31 +261,29 @@ def _build_sentence(built: Built, index: Path) -> str:
 
 
 def _show_decision(decision: Decision) -> None:
-    out = _stdout()
     served = decision.route or "default"
-    out.print(
+    _print_markup(
         f"[bold green]{escape(served)}[/] -> [bold]{escape(decision.model)}[/]   "
-        f"{decision.reason}, confidence {decision.confidence:.2f}, {decision.elapsed_ms:.1f} ms",
-        soft_wrap=True,
+        f"{decision.reason}, confidence {decision.confidence:.2f}, {decision.elapsed_ms:.1f} ms"
     )
-    out.print(f"  {escape(decision.detail)}", soft_wrap=True)
+    _print_markup(f"  {escape(decision.detail)}")
     if decision.rule is not None:
-        out.print(f"  rule: {escape(decision.rule)}", soft_wrap=True)
+        _print_markup(f"  rule: {escape(decision.rule)}")
     if decision.fallbacks:
-        out.print(f"  if that fails: {escape(', '.join(decision.fallbacks))}", soft_wrap=True)
+        _print_markup(f"  if that fails: {escape(', '.join(decision.fallbacks))}")
     if decision.neighbors:
-        out.print("  nearest utterances, with their similarity (1 - distance):")
+        _print_markup("  nearest utterances, with their similarity (1 - distance):")
     for neighbor in decision.neighbors[:_SHOWN_NEIGHBORS]:
         utterance = textwrap.shorten(neighbor.utterance, width=90, placeholder=" ...")
         text = escape(f"{neighbor.similarity:.3f}  {neighbor.route}: {utterance}")
-        out.print(f"    {text}", soft_wrap=True)
+        _print_markup(f"    {text}")
 
 
 def _show_finding(finding: Finding) -> None:
     color = {"ok": "green", "note": "yellow", "broken": "red"}[finding.status]
     check = escape(f"{finding.check:<16}")
     line = f"[{color}]{finding.status:<6}[/]  [bold]{check}[/]  {escape(finding.detail)}"
-    _stdout().print(line, soft_wrap=True)
+    _print_markup(line)
 
 
 def _decision_line(decision: Decision) -> str:
@@ -299,7 +302,7 @@ def _read_prompts(source: str) -> Iterator[Prompt]:
         _refuse(f"{source}: cannot be read: {error.strerror or error}.")
     except UnicodeDecodeError as error:
         _refuse(f"{source}: not UTF-8 at byte {error.start}: save the file as UTF-8.")
-    starts_as_json = bool(lines) and lines[0].lstrip().startswith("{")
+    starts_as_json = next((line.lstrip() for line in lines if line.strip()), "").startswith("{")
     as_jsonl = path.suffix == ".jsonl" or (source == "-" and starts_as_json)
     yield from _parse_jsonl(source, lines) if as_jsonl else lines
 
@@ -321,8 +324,8 @@ def _parse_jsonl(source: str, lines: Iterable[str]) -> list[Prompt]:
         except json.JSONDecodeError as error:
             problems.append(Problem(source, number, error.colno, f"not JSON: {error.msg}."))
             continue
-        except RecursionError:
-            problems.append(Problem(source, number, 1, "not JSON: nested too deeply."))
+        except (ValueError, RecursionError):
+            problems.append(Problem(source, number, 1, "not JSON: a number too long, or nested too deeply."))
             continue
         prompt = row.get("prompt") if isinstance(row, dict) else None
         if isinstance(prompt, str | list):
@@ -359,10 +362,6 @@ class _progress:  # noqa: N801 - used as a function
             self._bar.stop()
 
 
-def _stdout() -> Console:
-    return Console(highlight=False)
-
-
 def _stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
@@ -372,10 +371,20 @@ def _print(text: str) -> None:
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough: not an error. Python flushes once more at exit.
+    except OSError as error:
+        # Python flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit from None
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough: not an error
+            raise typer.Exit from None
+        _refuse(f"the result could not be written: {error.strerror or error}.")
+
+
+def _print_markup(markup: str) -> None:
+    """One line for people, coloured on a terminal."""
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        console.print(markup, soft_wrap=True)
+    _print(captured.get().removesuffix("\n"))
 
 
 def _print_json(value: Any) -> None:

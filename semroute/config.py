@@ -164,6 +164,9 @@ def _settings_warnings(settings: Settings, sources: Sources) -> Iterator[Problem
 def json_schemas() -> dict[str, dict[str, Any]]:
     """JSON Schemas for editors: "semroute" of semroute.yaml, "route" of every other file."""
     settings = Settings.model_json_schema()
+    # `small:` alone, which is null to YAML, is a model of which nothing is said.
+    models = settings["properties"]["models"]
+    models["additionalProperties"] = {"anyOf": [models["additionalProperties"], {"type": "null"}]}
     route = TypeAdapter[Any](Route | RouteList).json_schema()
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {

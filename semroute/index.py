@@ -6,7 +6,6 @@ An index is never changed once it exists: a new build makes a new one, so search
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -25,14 +24,14 @@ import numpy as np
 from semroute import artifact, calibrate
 from semroute.artifact import Manifest
 from semroute.calibrate import Fitted
-from semroute.changes import config_changes, encoder_changes
 from semroute.config import Config
 from semroute.errors import ArtifactCorrupt, ArtifactMismatch, ConfigError, EncodingFailed
+from semroute.freshness import config_from_bytes, fingerprint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from semroute.encoders.base import Encoder, EncoderIdentity, Kind, KnownIdentity, Vectors
+    from semroute.encoders.base import Encoder, EncoderIdentity, Kind, Vectors
 
 Progress = Callable[[int, int], None]
 """Called with (texts embedded so far, texts to embed)."""
@@ -64,7 +63,7 @@ class Found(NamedTuple):
     rows: list[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RouteIndex:
     """The vectors of all utterances, searchable, with the config they came from.
 
@@ -142,25 +141,6 @@ class BuildReport:
     reused: int
 
 
-def fingerprint(config: Config, encoder: EncoderIdentity | artifact.EncoderRecord) -> str:
-    """Digest of what an index is built from: config, encoder identity and way of fitting; never of vectors.
-
-    The same on every machine, so that an index built elsewhere can be checked without a model.
-    """
-    inputs = {
-        "format": artifact.FORMAT,
-        "fit": calibrate.VERSION,
-        "encoder": {
-            "name": encoder.name,
-            "revision": encoder.revision,
-            "dim": encoder.dim,
-            "preprocessing": encoder.preprocessing,
-        },
-        "config": config.canonical(),
-    }
-    return "sha256:" + hashlib.sha256(artifact.canonical_json(inputs)).hexdigest()
-
-
 def build(
     config: Config,
     encoder: Encoder,
@@ -178,7 +158,7 @@ def build(
     if previous is not None and previous.manifest.encoder != _encoder_record(identity):
         previous = None
     entries = _entries(config, previous)
-    vectors, embedded = _vectors_of(entries, encoder, previous, progress)
+    vectors, embedded, reused = _vectors_of(entries, encoder, previous, progress)
     routes = np.array([entry.route for entry in entries], np.int64)
     negatives = _negatives(config, encoder, previous)
     fitted = calibrate.fit(vectors, routes, negatives)
@@ -192,7 +172,7 @@ def build(
         fitted=fitted,
         negatives=negatives,
     )
-    return BuildReport(index=index, embedded=embedded, reused=len(entries) - embedded)
+    return BuildReport(index=index, embedded=embedded, reused=reused)
 
 
 def save(index: RouteIndex, folder: Path) -> RouteIndex:
@@ -222,11 +202,13 @@ def load(folder: Path) -> RouteIndex:
     if missing:
         raise ArtifactCorrupt(f"{folder / artifact.MANIFEST}: lists no file for {', '.join(missing)}.")
     try:
-        config = _config_from_bytes(contents["config"])
+        config = config_from_bytes(contents["config"])
         entries = _entries_from_bytes(contents["utterances"], config)
-        _check_store_header(contents["vectors"], manifest, len(entries))
-        fitted, negatives = _fitted_from_bytes(contents["fitted"], manifest)
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile, struct.error, ConfigError) as error:
+        _check_counts(manifest, config, entries)
+        _check_store_header(contents["vectors"], manifest)
+        fitted, negatives = _fitted_from_bytes(contents["fitted"], manifest, config)
+        store = _store_from_bytes(contents["vectors"], manifest)
+    except _FORGED as error:
         raise ArtifactCorrupt(
             f"{folder}: its files are intact but do not fit together: {error}. Run `semroute build`."
         ) from error
@@ -239,25 +221,10 @@ def load(folder: Path) -> RouteIndex:
         manifest=manifest,
         entries=entries,
         routes=np.array([entry.route for entry in entries], np.int64),
-        vectors=_store_from_bytes(contents["vectors"]),
+        vectors=store,
         fitted=fitted,
         negatives=negatives,
     )
-
-
-def check(config: Config, known: KnownIdentity, folder: Path) -> list[str]:
-    """What makes the index in `folder` stale against `config`, in words; empty when it is up to date.
-
-    Needs no model. Parts of the encoder's identity that only loading it could tell are not compared.
-    Raises ArtifactMissing, ArtifactCorrupt or ArtifactMismatch.
-    """
-    manifest = artifact.read_manifest(folder)
-    artifact.verify(folder, manifest)
-    changes = encoder_changes(known, manifest.encoder)
-    if fingerprint(config, manifest.encoder) != manifest.fingerprint:
-        built = _config_from_bytes(artifact.read(folder)[1]["config"])
-        changes += config_changes(built, config) or ["how routes are fitted (another semroute)"]
-    return changes
 
 
 def _without_threads() -> None:
@@ -269,6 +236,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_without_threads)
 
 
+_FORGED = (
+    # What files raise that are intact by their digests and yet not what a build writes. FAISS raises
+    # RuntimeError, of which RecursionError is one.
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    struct.error,
+    ConfigError,
+)
 _FITTED_ARRAYS = ("max_distance", "min_confidence", "negatives")
 _SUFFIX = {"config": "json", "utterances": "jsonl", "vectors": "faiss", "fitted": "npz"}
 
@@ -282,11 +261,7 @@ def _entries(config: Config, previous: RouteIndex | None) -> tuple[Entry, ...]:
 
     In the order of the config, except where a graph can grow from `previous`: then its rows come first.
     """
-    entries = [
-        Entry(place, text)
-        for place, route in enumerate(config.routes)
-        for text in dict.fromkeys(route.utterances or (route.description,))
-    ]
+    entries = _declared_entries(config)
     if previous is None or not _can_grow(len(entries), previous):
         return tuple(entries)
     places = {route.name: place for place, route in enumerate(config.routes)}
@@ -297,23 +272,28 @@ def _entries(config: Config, previous: RouteIndex | None) -> tuple[Entry, ...]:
     return tuple(old + [entry for entry in entries if entry not in kept])
 
 
+def _declared_entries(config: Config) -> list[Entry]:
+    return [
+        Entry(place, text)
+        for place, route in enumerate(config.routes)
+        for text in dict.fromkeys(route.utterances or (route.description,))
+    ]
+
+
 def _can_grow(count: int, previous: RouteIndex) -> bool:
     return isinstance(previous.vectors, faiss.IndexHNSW) and len(previous.entries) <= count
 
 
 def _vectors_of(
     entries: Sequence[Entry], encoder: Encoder, previous: RouteIndex | None, progress: Progress | None
-) -> tuple[Vectors, int]:
-    """The vectors of `entries`, shape (n, dim), and how many had to be embedded."""
+) -> tuple[Vectors, int, int]:
+    """The vectors of `entries`, shape (n, dim); how many texts were embedded, how many vectors reused."""
     vectors = np.empty((len(entries), encoder.identity.dim), np.float32)
-    known: dict[str, int] = {}
-    if previous is not None:
-        stored = previous.reconstruct()
-        known = {entry.text: row for row, entry in enumerate(previous.entries)}
+    known = _reusable_vectors(previous)
     rows_of: dict[str, list[int]] = {}
     for row, entry in enumerate(entries):
         if entry.text in known:
-            vectors[row] = stored[known[entry.text]]
+            vectors[row] = known[entry.text]
         else:
             rows_of.setdefault(entry.text, []).append(row)
     missing = list(rows_of)
@@ -323,7 +303,15 @@ def _vectors_of(
             vectors[rows_of[text]] = vector
         if progress is not None:
             progress(min(start + _CHUNK, len(missing)), len(missing))
-    return vectors, len(missing)
+    return vectors, len(missing), len(entries) - sum(map(len, rows_of.values()))
+
+
+def _reusable_vectors(previous: RouteIndex | None) -> dict[str, Vectors]:
+    if previous is None:
+        return {}
+    stored = previous.reconstruct()
+    usable = _is_unit(stored)
+    return {entry.text: stored[row] for row, entry in enumerate(previous.entries) if usable[row]}
 
 
 def _negatives(config: Config, encoder: Encoder, previous: RouteIndex | None) -> Vectors:
@@ -380,18 +368,17 @@ def _vector_store(
     if len(entries) <= FLAT_UP_TO:
         flat = faiss.IndexFlatIP(vectors.shape[1])
         flat.add(vectors)
-        return flat, _store_record("flat", f"exhaustive up to {FLAT_UP_TO} utterances")
-    rule = f"a graph above {FLAT_UP_TO} utterances"
+        return flat, _store_record("flat")
     if previous is not None and _grows_from(entries, config, previous):
         # A copy: an index that is being searched must never change.
         graph = faiss.deserialize_index(faiss.serialize_index(previous.vectors))
         graph.add(np.ascontiguousarray(vectors[len(previous.entries) :]))
-        return graph, _store_record("hnsw", rule)
+        return graph, _store_record("hnsw")
     graph = faiss.IndexHNSWFlat(vectors.shape[1], _HNSW_NEIGHBORS, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction = _HNSW_BUILD_WIDTH
     graph.hnsw.efSearch = _HNSW_SEARCH_WIDTH
     graph.add(vectors)
-    return graph, _store_record("hnsw", rule)
+    return graph, _store_record("hnsw")
 
 
 def _grows_from(entries: Sequence[Entry], config: Config, previous: RouteIndex) -> bool:
@@ -404,24 +391,29 @@ def _grows_from(entries: Sequence[Entry], config: Config, previous: RouteIndex) 
     )
 
 
-def _store_record(kind: str, rule: str) -> artifact.VectorsRecord:
+def _store_record(kind: str) -> artifact.VectorsRecord:
+    rule = f"exhaustive up to {FLAT_UP_TO} utterances, a graph above"
     return artifact.VectorsRecord(kind=kind, metric="inner_product", dtype="float32", rule=rule)
 
 
 def _manifest(
     config: Config, identity: EncoderIdentity, utterances: int, record: artifact.VectorsRecord, fitted: Fitted
 ) -> Manifest:
-    heldout = sum(len(route.heldout) for route in config.routes) + len(config.settings.default.heldout)
     return Manifest(
         format=artifact.FORMAT,
         fingerprint=fingerprint(config, identity),
         encoder=_encoder_record(identity),
-        counts=artifact.CountsRecord(routes=len(config.routes), utterances=utterances, heldout=heldout),
+        counts=_counts(config, utterances),
         vectors=record,
         fitted=artifact.FittedRecord(**asdict(fitted)),
         files={},
         built_with={"semroute": version("semroute-router"), "faiss": faiss.__version__},
     )
+
+
+def _counts(config: Config, utterances: int) -> artifact.CountsRecord:
+    heldout = sum(len(route.heldout) for route in config.routes) + len(config.settings.default.heldout)
+    return artifact.CountsRecord(routes=len(config.routes), utterances=utterances, heldout=heldout)
 
 
 def _utterances_to_bytes(index: RouteIndex) -> bytes:
@@ -437,10 +429,6 @@ def _entries_from_bytes(data: bytes, config: Config) -> tuple[Entry, ...]:
     places = {route.name: place for place, route in enumerate(config.routes)}
     rows = (json.loads(line) for line in data.decode("utf-8").split("\n") if line)
     return tuple(Entry(places[row["route"]], row["text"]) for row in rows)
-
-
-def _config_from_bytes(data: bytes) -> Config:
-    return Config.from_canonical(json.loads(data))
 
 
 def _fitted_to_bytes(index: RouteIndex) -> bytes:
@@ -459,7 +447,16 @@ def _fitted_to_bytes(index: RouteIndex) -> bytes:
     return buffer.getvalue()
 
 
-def _fitted_from_bytes(data: bytes, manifest: Manifest) -> tuple[Fitted, Vectors]:
+def _check_counts(manifest: Manifest, config: Config, entries: Sequence[Entry]) -> None:
+    if manifest.counts != _counts(config, len(entries)):
+        raise ValueError(
+            f"the manifest counts {manifest.counts}, and there are {_counts(config, len(entries))}"
+        )
+    if set(entries) != set(_declared_entries(config)) or not all(isinstance(e.text, str) for e in entries):
+        raise ValueError("the utterances are not those of the config")
+
+
+def _fitted_from_bytes(data: bytes, manifest: Manifest, config: Config) -> tuple[Fitted, Vectors]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         # Stored, not compressed: what an entry unpacks to is bounded by the size of the file.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -469,7 +466,8 @@ def _fitted_from_bytes(data: bytes, manifest: Manifest) -> tuple[Fitted, Vectors
     if asdict(fitted) != manifest.fitted.model_dump():
         raise ValueError("the fitted numbers are not those of the manifest")
     negatives = arrays["negatives"]
-    if negatives.dtype != np.float32 or negatives.ndim != 2 or negatives.shape[1] != manifest.encoder.dim:
+    wanted = (len(config.settings.default.heldout), manifest.encoder.dim)
+    if negatives.dtype != np.float32 or negatives.shape != wanted:
         raise ValueError(f"the fitted vectors are {negatives.dtype} {negatives.shape}")
     return fitted, negatives
 
@@ -486,17 +484,23 @@ def _array_from_npy(data: bytes) -> NDArray[Any]:
 
 
 _HEADER = struct.Struct("<4siqqq?i")  # FAISS: fourcc, dim, ntotal, two unused, is_trained, metric
+_FLAT_HEADER_BYTES = _HEADER.size + 8  # and the number of floats that follow
 _FOURCC = {"flat": b"IxFI", "hnsw": b"IHNf"}
 
 
-def _check_store_header(data: bytes, manifest: Manifest, count: int) -> None:
+def _check_store_header(data: bytes, manifest: Manifest) -> None:
     fourcc, dim, total, _, _, trained, metric = _HEADER.unpack_from(data)
     wanted = (_FOURCC.get(manifest.vectors.kind), manifest.encoder.dim, manifest.counts.utterances, True, 0)
-    if (fourcc, dim, total, trained, metric) != wanted or total != count:
+    stored_as = (manifest.vectors.metric, manifest.vectors.dtype)
+    if (fourcc, dim, total, trained, metric) != wanted or stored_as != ("inner_product", "float32"):
         raise ValueError(f"the vectors are {fourcc!r} of {total} x {dim}, and the manifest says {wanted!r}")
-    if len(data) < total * dim * 4:
-        raise ValueError(f"{len(data)} bytes cannot hold {total} vectors of {dim} numbers")
+    size = total * dim * 4
+    if len(data) < size or (fourcc == _FOURCC["flat"] and len(data) != _FLAT_HEADER_BYTES + size):
+        raise ValueError(f"{len(data)} bytes are not {total} vectors of {dim} numbers")
 
 
-def _store_from_bytes(data: bytes) -> faiss.Index:
-    return faiss.deserialize_index(np.frombuffer(data, np.uint8))
+def _store_from_bytes(data: bytes, manifest: Manifest) -> faiss.Index:
+    store = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+    if (store.ntotal, store.d) != (manifest.counts.utterances, manifest.encoder.dim):
+        raise ValueError(f"FAISS reads {store.ntotal} x {store.d}")
+    return store

@@ -14,10 +14,10 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -27,10 +27,11 @@ from semroute.catalog import Need
 from semroute.config import Route, Rule, Weights
 from semroute.decision import Candidate, Decision, Reason, Vote
 from semroute.encoders import open_encoder
+from semroute.encoders.base import clip
 from semroute.errors import ArtifactMismatch, EncodingFailed, SemrouteError
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
-from semroute.text import Prompt, PromptError, routed_text
+from semroute.text import Prompt, PromptError, is_blank, routed_text
 from semroute.ulid import new_ulid
 from semroute.vote import NO_VOTE, Limits
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from semroute.encoders.base import Encoder
 
 _log = logging.getLogger("semroute")
+
+_Parsed = TypeVar("_Parsed")
+_LONGEST_TEXT = 100_000  # characters; more than any encoder reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +280,9 @@ class _Snapshot:
                 rule=rule.name,
                 models=rule.model_names,
             )
-        if not text or text.isspace():
+        # No encoder reads more than some of its start and end, and none takes half a surrogate pair.
+        text = clip(text, _LONGEST_TEXT)
+        if is_blank(text):
             name = None if rule is None else rule.name
             return _Verdict(None, "empty_prompt", "There is no text to route.", rule=name)
         return _Waiting(text, rule)
@@ -326,12 +332,18 @@ class _Snapshot:
         ranked = catalog.rank(preferred, models, request.weights or self._settings.select)
         allowed = self._allowed(ranked, request.need)
         if not allowed:
-            moved, allowed = "The call rules out every model; the preferred one serves.", ranked
+            moved, allowed = (
+                "The call rules out every model; the preferred one serves.",
+                self._in_order(ranked),
+            )
         elif allowed[0] != ranked[0]:
             moved = f"The call rules out {ranked[0]!r}."
         else:
             moved = ""
         return _Plan(allowed, catalog.candidates(allowed, models), moved)
+
+    def _in_order(self, ranked: tuple[str, ...]) -> tuple[str, ...]:
+        return ranked + tuple(name for name in self._settings.default.model_names if name not in ranked)
 
     def _allowed(self, ranked: tuple[str, ...], need: Need) -> tuple[str, ...]:
         """The models that may serve, best first: those of the route, then those of the default.
@@ -339,8 +351,7 @@ class _Snapshot:
         Where none of them meets the need, any model of the catalogue that does.
         """
         models = self._settings.models
-        last_resorts = tuple(name for name in self._settings.default.model_names if name not in ranked)
-        meeting = tuple(name for name in ranked + last_resorts if need.met_by(name, models[name]))
+        meeting = tuple(name for name in self._in_order(ranked) if need.met_by(name, models[name]))
         return meeting or tuple(name for name, card in models.items() if need.met_by(name, card))
 
 
@@ -352,29 +363,54 @@ def _request(
     step: str | None,
     metadata: Mapping[str, Any] | None,
 ) -> tuple[_Request, _Verdict | None]:
-    """The arguments of a call in one form; and what answers it where they are wrong."""
-    if not exclude and not needs and max_usd_per_1m is None and weights is None and not metadata:
+    """The arguments of a call in one form; and what answers it where one of them is wrong.
+
+    The others hold all the same: a model that is excluded must not serve because a weight was misspelt.
+    """
+    if all(value is None for value in (exclude, needs, max_usd_per_1m, weights, metadata)):
         return (_PLAIN if step is None else replace(_PLAIN, step=step)), None
+    faults: list[str] = []
+    need = Need(
+        exclude=_parsed("exclude", _names, exclude, faults) or frozenset(),
+        capabilities=_parsed("needs", _names, needs, faults) or frozenset(),
+        max_usd_per_1m=_parsed("max_usd_per_1m", float, max_usd_per_1m, faults),
+    )
+    request = _Request(
+        need,
+        _parsed("weights", _weights, weights, faults),
+        step,
+        _parsed("metadata", dict, metadata, faults) or {},
+    )
+    if not faults:
+        return request, None
+    return request, _Verdict(None, "error", f"The default serves: {'; '.join(faults)}.")
+
+
+def _parsed(name: str, parse: Callable[[Any], _Parsed], value: Any, faults: list[str]) -> _Parsed | None:
+    """`value` in its one form; None, and a fault, where it cannot be had."""
+    if value is None:
+        return None
     try:
-        if weights is not None and not isinstance(weights, Weights):
-            weights = Weights.model_validate(dict(weights))
-        cap = None if max_usd_per_1m is None else float(max_usd_per_1m)
-        need = Need(exclude=_names(exclude), capabilities=_names(needs), max_usd_per_1m=cap)
-        return _Request(need, weights, step, dict(metadata or {})), None
-    except (TypeError, ValueError) as error:
-        return _PLAIN, _Verdict(None, "error", f"The default serves: {_argument_fault(error)}")
+        return parse(value)
+    except Exception as error:  # noqa: BLE001 - an argument is whatever a caller hands in
+        faults.append(f"bad {name} ({_first_line(error)})")
+        return None
 
 
-def _names(names: Collection[str] | None) -> frozenset[str]:
-    return frozenset((names,) if isinstance(names, str) else names or ())
+def _weights(weights: Weights | Mapping[str, float]) -> Weights:
+    return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
 
 
-def _argument_fault(error: TypeError | ValueError) -> str:
-    """What is wrong with the arguments, on one line: pydantic's errors take several."""
+def _names(names: Collection[str]) -> frozenset[str]:
+    return frozenset((names,) if isinstance(names, str) else names)
+
+
+def _first_line(error: Exception) -> str:
+    """What is wrong with an argument, on one line: pydantic's errors take several."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        return f"bad weights ({'.'.join(map(str, first['loc']))}: {first['msg']})."
-    return f"bad arguments ({error})."
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0]
 
 
 def _anonymous(error: Exception) -> str:

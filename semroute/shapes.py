@@ -169,14 +169,18 @@ def _pattern(value: str) -> str:
         _refuse("a regex that is nested or repeated beyond what Python can hold; write a simpler one")
     if nested:
         _refuse(
-            "a repetition of varying length inside a repetition can take for ever on a hostile prompt;"
-            r" make the inner one possessive, as in (?:\w++ )+, or take one away"
+            "a choice or a repetition of varying length inside a repetition, or a backreference, can take for"
+            r" ever on a hostile prompt; make it possessive, as in (?:\w++ )+, or write two regexes"
         )
     return value
 
 
+_MANY = 10
+"""From so many repetitions on, a choice inside them multiplies."""
+
+
 def _repeats_within_repeat(part: Any, *, within: bool) -> bool:
-    """Whether `part` of a parsed regex repeats something of varying length many times.
+    """Whether `part` of a parsed regex repeats a choice or something of varying length many times.
 
     Possessive repetitions and atomic groups never give back what they took, so they cannot multiply.
     """
@@ -185,9 +189,9 @@ def _repeats_within_repeat(part: Any, *, within: bool) -> bool:
         return _repeats_within_repeat(part[1], within=False)
     if operator in ("MAX_REPEAT", "MIN_REPEAT"):
         low, high, body = part[1]
-        if within and high > max(low, 1):
-            return True
-        return _repeats_within_repeat(body, within=within or high > 15)
+        return (within and high > low) or _repeats_within_repeat(body, within=within or high >= _MANY)
+    if (operator == "BRANCH" and within) or operator in ("GROUPREF", "GROUPREF_IGNORE"):
+        return True
     if isinstance(part, str | int) or not hasattr(part, "__getitem__"):
         return False
     return any(_repeats_within_repeat(part[index], within=within) for index in range(len(part)))

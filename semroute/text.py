@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -19,19 +20,19 @@ def routed_text(prompt: Prompt) -> str:
     """The text that is routed: the prompt itself, or the text of the last user message.
 
     System prompts, tool definitions, tool results and earlier turns never steer the route. Of content parts
-    the text parts count, joined by newlines. Lone surrogates, which no encoder takes, become U+FFFD.
+    the text parts count, joined by newlines.
 
     Raises PromptError when `prompt` is neither text nor messages.
     """
     if isinstance(prompt, str):
-        return _without_surrogates(prompt)
+        return prompt
     if not isinstance(prompt, list | tuple):
         raise PromptError(f"a prompt is text or a list of messages, not {type(prompt).__name__}")
     for message in reversed(prompt):
         if not isinstance(message, Mapping):
             raise PromptError(f"a message is a mapping with role and content, not {type(message).__name__}")
         if message.get("role") == "user":
-            return _without_surrogates(_content_text(message.get("content")))
+            return _content_text(message.get("content"))
     return ""
 
 
@@ -44,7 +45,6 @@ def _content_text(content: Any) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _without_surrogates(text: str) -> str:
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+def is_blank(text: str) -> bool:
+    """Whether `text` shows nothing: white space, control and formatting characters only."""
+    return all(unicodedata.category(character)[0] in "ZC" for character in text)

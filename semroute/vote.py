@@ -70,7 +70,7 @@ def count(
 def judge(vote: Vote, limits: Limits) -> Verdict:
     """Accept the best route of `vote`, or say which limit it missed and by how much."""
     if vote.best is None or vote.similarity is None:
-        return Verdict(accepted=False, reason="too_far", detail="No utterance may vote.")
+        return Verdict(accepted=False, reason="too_far", detail="There is no utterance to compare with.")
     distance = round(1.0 - vote.similarity, 6)
     if distance > limits.max_distance:
         return Verdict(

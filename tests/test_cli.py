@@ -191,12 +191,15 @@ def test_prompts_from_a_pipe(semroute, project, text):
 
 def test_bad_lines_are_named_all_at_once(semroute, project):
     (project / "in.jsonl").write_text(
-        '{"prompt": "hello"}\n{"text": "x"}\nnot json\n{"prompt": 7}\n[1]\n' + "[" * 100_000
+        '{"prompt": "hello"}\n{"text": "x"}\nnot json\n{"prompt": 7}\n[1]\n'
+        + "[" * 100_000
+        + "\n"
+        + "9" * 5_000
     )
     done = semroute("route", "--json", "--input", "in.jsonl")
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.split(" ")[0] for line in done.stderr.splitlines()] == [
-        "in.jsonl:2:1:", "in.jsonl:3:1:", "in.jsonl:4:1:", "in.jsonl:5:1:", "in.jsonl:6:1:",
+        "in.jsonl:2:1:", "in.jsonl:3:1:", "in.jsonl:4:1:", "in.jsonl:5:1:", "in.jsonl:6:1:", "in.jsonl:7:1:",
     ]  # fmt: skip
 
 
@@ -230,6 +233,27 @@ def test_a_reader_that_goes_away_is_no_error(project):
     done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["route"] == "smalltalk"
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_answer_for_people_may_be_cut_short_too(project):
+    command = f"{sys.executable} -m semroute route 'hello there' | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_result_that_cannot_be_written_is_an_error(project):
+    command = f"{sys.executable} -m semroute route hello --json > /dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "could not be written" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_any_character_can_be_printed_anywhere(semroute, write_project):
+    write_project({"été": ["où est mon café 😀"]})
+    semroute("build")
+    for encoding in ("ascii", "cp1252"):
+        for arguments in (("--json",), ()):
+            done = semroute("route", "où est mon café 😀", *arguments, PYTHONIOENCODING=encoding)
+            assert done.returncode == 0 and "où est mon café 😀" in done.stdout
 
 
 def test_a_rule_for_a_step_can_be_tried(semroute, write_project):

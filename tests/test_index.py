@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROUTES
 
-from semroute import EncodingFailed, index
+from semroute import EncodingFailed, freshness, index
 from semroute.build import build_index, check_index
 from semroute.config import load_config
 from semroute.encoders import identify
@@ -272,12 +272,12 @@ def test_the_fingerprint_covers_inputs_alone(write_project):
     encoder = index.artifact.EncoderRecord(
         name=known.name, revision=known.revision, dim=known.dim, preprocessing=known.preprocessing
     )
-    fingerprint = index.fingerprint(config, encoder)
-    assert index.fingerprint(load_config(write_project(name="elsewhere")), encoder) == fingerprint
+    fingerprint = freshness.fingerprint(config, encoder)
+    assert freshness.fingerprint(load_config(write_project(name="elsewhere")), encoder) == fingerprint
     for change in ({"revision": "other"}, {"dim": 7}, {"preprocessing": "other"}, {"name": "other"}):
-        assert index.fingerprint(config, encoder.model_copy(update=change)) != fingerprint
+        assert freshness.fingerprint(config, encoder.model_copy(update=change)) != fingerprint
     assert (
-        index.fingerprint(load_config(write_project(settings={"vote": {"neighbors": 3}})), encoder)
+        freshness.fingerprint(load_config(write_project(settings={"vote": {"neighbors": 3}})), encoder)
         != fingerprint
     )
 

@@ -1,4 +1,4 @@
-"""What must not break the index folder: real files, real processes, real kills. (FAULTS.md, Index.)"""
+"""What must not break the index folder: real files, real processes, real kills."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from semroute import (
     artifact,
     index,
 )
+from semroute.build import build_index
 from semroute.config import load_config
 from semroute.encoders.base import EncoderIdentity
 from semroute.testing import HashEncoder
@@ -354,6 +355,64 @@ def test_counts_that_the_bytes_cannot_hold_are_refused(folder):
     edit_manifest(folder, lambda manifest: manifest["counts"].update(utterances=1 << 40))
     with pytest.raises(ArtifactCorrupt):
         index.load(folder)
+
+
+@pytest.mark.parametrize("codes", [5, 1 << 40, 1 << 62])
+def test_a_crafted_length_inside_the_faiss_file_is_refused(folder, codes, write_project):
+    data = bytearray(file_of(folder, "vectors").read_bytes())
+    struct.pack_into("<q", data, 37, codes)
+    forge(folder, "vectors", bytes(data))
+    with pytest.raises(ArtifactCorrupt, match="do not fit together"):
+        index.load(folder)
+    built = build_index(write_project(), folder, encoder=ENCODER)
+    assert "do not fit together" in built.discarded and built.embedded == 12
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"IxFI", b"\0" * 45, b"[" * 100_000], ids=["empty", "type", "zeros", "text"]
+)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_forged_file_of_nonsense_is_refused(folder, role, data):
+    forge(folder, role, data)
+    with pytest.raises(ArtifactError):
+        index.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("counts", {"routes": 2}),
+        ("counts", {"heldout": 1}),
+        ("counts", {"utterances": 11}),
+        ("vectors", {"metric": "l2"}),
+        ("vectors", {"dtype": "float16"}),
+        ("vectors", {"kind": "hnsw"}),
+        ("fitted", {"max_distance": 0.1}),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_does_not_fit_its_files_is_refused(folder, section, change):
+    edit_manifest(folder, lambda manifest: manifest[section].update(change))
+    with pytest.raises(ArtifactCorrupt):
+        index.load(folder)
+
+
+@pytest.mark.parametrize(
+    "rows", ['{"route": "billing", "text": 5}', '{"route": "billing", "text": "new"}', '{"route": "x"}']
+)
+def test_utterances_other_than_those_of_the_config_are_refused(folder, rows):
+    lines = file_of(folder, "utterances").read_text().splitlines()
+    forge(folder, "utterances", "\n".join([rows, *lines[1:]]).encode())
+    with pytest.raises(ArtifactCorrupt):
+        index.load(folder)
+
+
+def test_a_vector_that_is_none_is_not_taken_into_the_next_build(folder, write_project):
+    data = bytearray(file_of(folder, "vectors").read_bytes())
+    struct.pack_into("<f", data, 45, float("nan"))
+    forge(folder, "vectors", bytes(data))
+    report = index.build(load_config(write_project(MORE)), ENCODER, previous=index.load(folder))
+    assert (report.embedded, report.reused) == (3, 11)
 
 
 def npz(**arrays: bytes) -> bytes:

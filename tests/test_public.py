@@ -20,7 +20,7 @@ ALLOWED = {
     "_default": {"decision", "router", "text"},
     "artifact": {"errors"},
     "__main__": {"cli"},
-    "build": {"config", "encoders", "errors", "index"},
+    "build": {"config", "encoders", "errors", "freshness", "index"},
     "calibrate": {"encoders"},
     "catalog": {"config", "decision"},
     "changes": {"artifact", "config", "encoders"},
@@ -41,7 +41,8 @@ ALLOWED = {
     "doctor": {"build", "config", "encoders", "errors", "router"},
     "encoders": {"errors"},
     "errors": set(),
-    "index": {"artifact", "calibrate", "changes", "config", "encoders", "errors"},
+    "freshness": {"artifact", "changes", "config", "encoders"},
+    "index": {"artifact", "calibrate", "config", "encoders", "errors", "freshness"},
     "router": {
         "catalog",
         "config",
@@ -180,6 +181,19 @@ def test_routing_loads_no_build_time_library():
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     loaded = {name.split(".")[0] for name in json.loads(printed)}
     assert loaded & {"torch", "httpx", "httpx2", "sklearn", "scipy", "transformers", "typer", "rich"} == set()
+
+
+def test_checking_an_index_loads_no_model_and_no_faiss():
+    root = Path(__file__).parent.parent
+    code = (
+        "import sys, json; from pathlib import Path; from semroute.build import check_index;"
+        "assert check_index(Path(sys.argv[1]), Path(sys.argv[2])) == [];"
+        "print(json.dumps(list(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(root / "routes"), str(root / "index")]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    loaded = {name.split(".")[0] for name in json.loads(printed)}
+    assert loaded & {"faiss", "onnxruntime", "tokenizers", "numpy", "torch", "sklearn"} == set()
 
 
 def test_no_module_reads_pickles_or_runs_what_it_reads():

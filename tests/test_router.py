@@ -149,7 +149,8 @@ def test_several_default_models_and_no_route_is_a_router_too(router_of):
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "   ", "\n\t ", [], [{"role": "system", "content": "where is my refund"}]]
+    "prompt",
+    ["", "   ", "\n\t ", "\u200b", "\0\0", [], [{"role": "system", "content": "where is my refund"}]],
 )
 def test_an_empty_prompt_goes_to_the_default(router_of, prompt):
     decision = router_of().route(prompt)
@@ -201,7 +202,7 @@ def shared_router(tmp_path_factory) -> Router:
 
 
 def test_ten_million_characters_cost_no_more_than_a_long_prompt(shared_router):
-    for text in ("a", "word ", "\n", "é", "的"):
+    for text in ("a", "word ", "\n", "é", "的", "😀", "\u2003", "\ud800"):
         decision = shared_router.route(text * (10_000_000 // len(text)))
         assert decision.elapsed_ms < 1_000  # the target is 50 ms; a tokenizer left alone takes 13 s
 
@@ -279,6 +280,23 @@ def test_bad_arguments_mean_the_default_and_a_sentence(router_of, arguments):
     assert "bad" in decision.detail
 
 
+class Unreadable:
+    def __bool__(self):
+        raise ValueError("neither true nor false")
+
+
+@pytest.mark.parametrize("name", ["exclude", "needs", "metadata", "weights", "max_usd_per_1m"])
+@pytest.mark.parametrize("value", [Unreadable(), np.arange(3), object(), {"a": Unreadable()}], ids=type)
+def test_no_argument_makes_routing_raise(router_of, name, value):
+    assert router_of().route("where is my refund", **{name: value}).model in {"small", "big"}
+
+
+def test_a_bad_argument_does_not_undo_the_others(router_of):
+    decision = router_of().route("where is my refund", exclude={"big"}, weights={"speed": 1})
+    assert (decision.model, decision.reason) == ("small", "constraint")
+    assert "weights" in decision.detail
+
+
 # Models ------------------------------------------------------------------------------------------------------------
 
 
@@ -310,7 +328,7 @@ def test_what_the_call_needs_moves_it_to_a_model_that_has_it(router_of, argument
 )
 def test_when_no_model_has_it_the_route_is_served_all_the_same_and_says_so(router_of, arguments):
     decision = router_of().route("where is my refund", **arguments)
-    assert decision.reason == "constraint" and decision.model == "small"
+    assert decision.reason == "constraint" and (decision.model, decision.fallbacks) == ("small", ("big",))
     assert "rules out every model" in decision.detail
 
 

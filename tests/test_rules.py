@@ -138,11 +138,30 @@ def test_one_step_is_not_many(text):
     assert not is_multi_step(text)
 
 
-@pytest.mark.parametrize("filler", ["a", "a ", "\n", "1.\n", "x = ", "(", "<a", "import ", "at a.b", "if ("])
+@pytest.mark.parametrize(
+    "filler",
+    [
+        "a",
+        "a ",
+        "\n",
+        "1.\n",
+        "x = ",
+        "(",
+        "<a",
+        "import ",
+        "at a.b",
+        "if (",
+        "static ",
+        "import a.",
+        " ",
+        "a.",
+        "return ",
+    ],
+)
 def test_a_long_text_costs_a_bounded_time(filler):
     text = (filler * 10_000_000)[:10_000_000]
     started = time.perf_counter()
     has_code(text)
     is_multi_step(text)
     # Generous: a pattern that backtracks over ten million characters would take minutes.
-    assert time.perf_counter() - started < 5.0
+    assert time.perf_counter() - started < 1.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semroute.text import PromptError, routed_text
+from semroute.text import PromptError, is_blank, routed_text
 
 
 def test_text_is_routed_as_it_is():
@@ -57,9 +57,17 @@ def test_what_is_no_prompt_is_a_type_error(prompt):
         routed_text(prompt)
 
 
-@given(st.text(st.characters(categories=["L", "N", "Cs", "So"])))
-def test_what_is_routed_can_always_be_encoded(text):
-    routed = routed_text(text)
-    routed.encode("utf-8")
-    if not any("\ud800" <= character <= "\udfff" for character in text):
-        assert routed == text
+@given(st.text())
+def test_text_is_never_changed(text):
+    assert routed_text(text) == text
+    assert routed_text([{"role": "user", "content": text}]) == text
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\u2003" * 9, "\u200b", "\0\0", "\ufeff"])
+def test_what_shows_nothing_is_blank(text):
+    assert is_blank(text)
+
+
+@pytest.mark.parametrize("text", ["a", "?", "\u200ba", "  .  ", "😀", "的", "1", "\u0301"])
+def test_what_shows_something_is_not(text):
+    assert not is_blank(text)

@@ -91,5 +91,5 @@ def _split(spec: str) -> tuple[str, str]:
     kind, colon, argument = spec.partition(":")
     bundled = kind in {"minilm", "static"} and not colon
     if bundled or (kind in {"sentence-transformers", "onnx", "openai"} and argument.strip()):
-        return kind, argument
+        return kind, argument.strip()
     raise EncoderUnavailable(f"there is no encoder {spec!r}; possible are {_SPECS}")

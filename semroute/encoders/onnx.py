@@ -176,10 +176,7 @@ class _Graph:
 
     def run(self, output: str, feed: dict[str, NDArray[np.integer[Any]]]) -> NDArray[np.floating]:
         """The `output` for `feed`, on two cores if nobody else runs the graph. Raises EncodingFailed."""
-        if os.getpid() != self._pid:
-            # The threads of the session did not come along when the process forked: it would wait for ever.
-            self._own_by_this_process()
-            self._cores = 1
+        self._notice_fork()
         if self._cores == 1 or self._pace.wants_one_core() or not self._alone.acquire(blocking=False):
             return self.run_on_one_core(output, feed)
         try:
@@ -192,11 +189,19 @@ class _Graph:
 
     def run_on_one_core(self, output: str, feed: dict[str, NDArray[np.integer[Any]]]) -> NDArray[np.floating]:
         """The `output` for `feed`, on the calling thread. Raises EncodingFailed."""
+        self._notice_fork()
         if self._one_core_session is None:
             with self._opening:
                 if self._one_core_session is None:
                     self._one_core_session = _open_session(self._model, name=self._name, cores=1)
         return self._run(self._one_core_session, output, feed)
+
+    def _notice_fork(self) -> None:
+        # The threads of the session do not come along when a process forks, and a lock may have been held:
+        # waiting for either would never end. The process is claimed last, when all is safe.
+        if os.getpid() != self._pid:
+            self._cores = 1
+            self._own_by_this_process()
 
     def _own_by_this_process(self) -> None:
         self._alone, self._opening = threading.Lock(), threading.Lock()
@@ -419,7 +424,11 @@ def _has_further_modules(folder: Path) -> bool:
 def _prompts(folder: Path, *, name: str) -> dict[Kind, str]:
     config = read_json(folder / "config_sentence_transformers.json", name=name)
     prompts = config.get("prompts") or {}
-    default = prompts.get(config.get("default_prompt_name"), "")
+    texts = prompts.values() if isinstance(prompts, dict) else (None,)
+    if not all(isinstance(text, str) for text in texts):
+        file = folder / "config_sentence_transformers.json"
+        raise EncoderUnavailable(f"encoder {name}: `prompts` in {file} must map names to texts")
+    default = prompts.get(str(config.get("default_prompt_name")), "")
     return {
         kind: next((prompts[key] for key in keys if prompts.get(key)), default)
         for kind, keys in _PROMPT_NAMES.items()

@@ -144,7 +144,11 @@ class OpenAIEncoder:
 
         body = {"model": self._model, "input": texts, "encoding_format": "float"}
         try:
-            with self._client.stream("POST", self._url, json=body) as response:
+            patience = max(0.001, deadline - time.monotonic())
+            limits = httpx2.Timeout(
+                min(self._patience.read, patience), connect=min(self._patience.connect, patience)
+            )
+            with self._client.stream("POST", self._url, json=body, timeout=limits) as response:
                 if response.status_code == 200:
                     return self._read(response, deadline)
                 return self._refusal(response)

@@ -1,0 +1,57 @@
+"""Whether an index is what its YAML says now: without a model, without FAISS, in milliseconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from semroute import artifact
+from semroute.changes import config_changes, encoder_changes
+from semroute.config import Config
+
+if TYPE_CHECKING:
+    from semroute.encoders.base import EncoderIdentity, KnownIdentity
+
+FIT_VERSION = 1
+"""Of what `calibrate` fits and how: an index fitted in another way counts as stale."""
+
+
+def fingerprint(config: Config, encoder: EncoderIdentity | artifact.EncoderRecord) -> str:
+    """Digest of what an index is built from: config, encoder identity and way of fitting; never of vectors.
+
+    The same on every machine, so that an index built elsewhere can be checked without a model.
+    """
+    inputs = {
+        "format": artifact.FORMAT,
+        "fit": FIT_VERSION,
+        "encoder": {
+            "name": encoder.name,
+            "revision": encoder.revision,
+            "dim": encoder.dim,
+            "preprocessing": encoder.preprocessing,
+        },
+        "config": config.canonical(),
+    }
+    return "sha256:" + hashlib.sha256(artifact.canonical_json(inputs)).hexdigest()
+
+
+def check(config: Config, known: KnownIdentity, folder: Path) -> list[str]:
+    """What makes the index in `folder` stale against `config`, in words; empty when it is up to date.
+
+    Needs no model. Parts of the encoder's identity that only loading it could tell are not compared.
+    Raises ArtifactMissing, ArtifactCorrupt or ArtifactMismatch.
+    """
+    manifest = artifact.read_manifest(folder)
+    artifact.verify(folder, manifest)
+    changes = encoder_changes(known, manifest.encoder)
+    if fingerprint(config, manifest.encoder) != manifest.fingerprint:
+        built = config_from_bytes(artifact.read(folder)[1]["config"])
+        changes += config_changes(built, config) or ["how routes are fitted (another semroute)"]
+    return changes
+
+
+def config_from_bytes(data: bytes) -> Config:
+    """The config stored in an index. Raises ValueError or ConfigError."""
+    return Config.from_canonical(json.loads(data))
