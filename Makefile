@@ -44,6 +44,7 @@ bench: $(BIN)/pytest
 	$(BIN)/python bench/startup.py --data $(DATA)
 	$(BIN)/python bench/build.py --data $(DATA)
 	$(BIN)/python bench/encoders.py --data $(DATA)
+	$(BIN)/python bench/accuracy.py --data $(DATA)
 	$(BIN)/python bench/faiss_kinds.py --data $(DATA)
 
 clean:

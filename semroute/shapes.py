@@ -189,12 +189,23 @@ def _repeats_within_repeat(part: Any, *, within: bool) -> bool:
         return _repeats_within_repeat(part[1], within=False)
     if operator in ("MAX_REPEAT", "MIN_REPEAT"):
         low, high, body = part[1]
-        return (within and high > low) or _repeats_within_repeat(body, within=within or high >= _MANY)
-    if (operator == "BRANCH" and within) or operator in ("GROUPREF", "GROUPREF_IGNORE"):
+        empties = high >= _MANY and body.getwidth()[0] == 0
+        varies = within and high > max(low, 1)
+        return empties or varies or _repeats_within_repeat(body, within=within or high >= _MANY)
+    if operator in ("GROUPREF", "GROUPREF_IGNORE") or (within and _is_ambiguous_choice(operator, part)):
         return True
     if isinstance(part, str | int) or not hasattr(part, "__getitem__"):
         return False
     return any(_repeats_within_repeat(part[index], within=within) for index in range(len(part)))
+
+
+def _is_ambiguous_choice(operator: str, part: Any) -> bool:
+    """Whether more than one alternative may begin with the same character."""
+    if operator != "BRANCH":
+        return False
+    starts = [alternative[0] if len(alternative) else None for alternative in part[1][1]]
+    literals = {start[1] for start in starts if start is not None and str(start[0]) == "LITERAL"}
+    return len(literals) < len(starts)
 
 
 Name = Annotated[str, AfterValidator(_name)]

@@ -262,9 +262,6 @@ class TestScalars:
             "0x1F",
             "12:30",
             "1_000",
-            "+1",
-            ".5",
-            "5.",
             "1e",
             "2001-01-01",
             "2001-12-14t21:59:43.10-05:00",
@@ -277,8 +274,14 @@ class TestScalars:
             "٣",
         ],
     )
-    def test_what_json_does_not_know_is_text(self, written: str) -> None:
+    def test_what_reads_like_no_number_is_text(self, written: str) -> None:
         assert with_utterance(written) == written
+
+    @pytest.mark.parametrize("written", [".5", "0.5", "+0.5", "5.0e-1", "5e-1"])
+    def test_numbers_may_be_written_as_yaml_has_them(self, written: str, tmp_path: Path) -> None:
+        settings = f"default: {{models: [m, n]}}\nmodels: {{m: , n: }}\nvote: {{max_distance: {written}}}\n"
+        (tmp_path / "semroute.yaml").write_text(settings)
+        assert load_config(tmp_path).settings.vote.max_distance == 0.5
 
     @pytest.mark.parametrize("text", ["5", "1e3", "true", "null", "~", ".nan", "2001-01-01", "<<", "- x"])
     def test_quotes_make_text(self, text: str) -> None:
@@ -540,7 +543,21 @@ class TestShapes:
 
     @pytest.mark.parametrize(
         "pattern",
-        ["(a+)+", "(a*)*b", "(?:a+b?)*", "([a-z]+,?)+$", "((ab)+|c)+", "(a{1,9}){2,40}", "(?=(x+)+)y"],
+        [
+            "(a+)+",
+            "(a*)*b",
+            "(?:a+b?)*",
+            "([a-z]+,?)+$",
+            "((ab)+|c)+",
+            "(a{1,9}){2,40}",
+            "(?=(x+)+)y",
+            "(a|a)*b",
+            "(a|aa)+$",
+            r"(?:.|\s)*foo",
+            "(a?){15}a{15}b",
+            r"(.*)\1x",
+            "(?:a*b?){15}c",
+        ],
     )
     def test_patterns_that_a_prompt_could_stall(self, pattern: str) -> None:
         with pytest.raises(ValidationError, match="possessive"):

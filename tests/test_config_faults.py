@@ -389,8 +389,8 @@ class TestC5:
             ),
             pytest.param(
                 GOOD_SETTINGS + "rules: [{name: r, when: {any_regex: [(a+)+$]}, model: m}]\n",
-                "3:38: a repetition of varying length inside a repetition can take for ever on a hostile prompt;"
-                r" make the inner one possessive, as in (?:\w++ )+, or take one away",
+                "3:38: a choice or a repetition of varying length inside a repetition, or a backreference, can take"
+                r" for ever on a hostile prompt; make it possessive, as in (?:\w++ )+, or write two regexes",
                 id="catastrophic regex",
             ),
             pytest.param(
