@@ -30,6 +30,23 @@ def main() -> None:
         for name in ("clinc150", "banking77"):
             for split in ("train_10", "train_5"):
                 print_row(data / name, split, encoder)
+    print_examples(Path(__file__).parent.parent / "index")
+
+
+def print_examples(index: Path) -> None:
+    """How the project's own example routes serve their heldout prompts."""
+    router = load(index)
+    config = router.index.config
+    cases = [(text, route.name) for route in config.routes for text in route.heldout]
+    decisions = router.route_many(text for text, _ in cases)
+    served = sum(d.route == name for d, (_, name) in zip(decisions, cases, strict=True))
+    voted = sum(next(iter(d.scores), d.route) == name for d, (_, name) in zip(decisions, cases, strict=True))
+    outside = router.route_many(config.settings.default.heldout)
+    refused = sum(d.route is None for d in outside)
+    print(
+        f"example routes: {served} of {len(cases)} heldout prompts served by their route, the vote right on {voted};"
+    )
+    print(f"{refused} of {len(outside)} default heldout prompts went to the default")
 
 
 def print_row(folder: Path, split: str, encoder: str) -> None:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from semroute import __version__
 from semroute.errors import ConfigError, Problem, SemrouteError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from semroute.build import Built
     from semroute.decision import Decision
     from semroute.doctor import Finding
@@ -59,7 +59,7 @@ def main() -> NoReturn:
     except ConfigError as error:
         _say_problems(error.problems)
     except SemrouteError as error:
-        _say(f"[red]error:[/] {escape(str(error))}")
+        _say(f"[red]error:[/] {_escape(str(error))}")
     sys.exit(_BAD_INPUT)
 
 
@@ -135,7 +135,7 @@ def build(
         built = build_index(routes, index, progress=advance)
     _say_warnings(built.index.config.warnings)
     if built.discarded:
-        _say(f"[yellow]note:[/] the index that was there could not be used: {escape(built.discarded)}")
+        _say(f"[yellow]note:[/] the index that was there could not be used: {_escape(built.discarded)}")
     if as_json:
         _print_json(_build_summary(built, index))
     else:
@@ -263,26 +263,26 @@ def _build_sentence(built: Built, index: Path) -> str:
 def _show_decision(decision: Decision) -> None:
     served = decision.route or "default"
     _print_markup(
-        f"[bold green]{escape(served)}[/] -> [bold]{escape(decision.model)}[/]   "
+        f"[bold green]{_escape(served)}[/] -> [bold]{_escape(decision.model)}[/]   "
         f"{decision.reason}, confidence {decision.confidence:.2f}, {decision.elapsed_ms:.1f} ms"
     )
-    _print_markup(f"  {escape(decision.detail)}")
+    _print_markup(f"  {_escape(decision.detail)}")
     if decision.rule is not None:
-        _print_markup(f"  rule: {escape(decision.rule)}")
+        _print_markup(f"  rule: {_escape(decision.rule)}")
     if decision.fallbacks:
-        _print_markup(f"  if that fails: {escape(', '.join(decision.fallbacks))}")
+        _print_markup(f"  if that fails: {_escape(', '.join(decision.fallbacks))}")
     if decision.neighbors:
         _print_markup("  nearest utterances, with their similarity (1 - distance):")
     for neighbor in decision.neighbors[:_SHOWN_NEIGHBORS]:
         utterance = textwrap.shorten(neighbor.utterance, width=90, placeholder=" ...")
-        text = escape(f"{neighbor.similarity:.3f}  {neighbor.route}: {utterance}")
+        text = _escape(f"{neighbor.similarity:.3f}  {neighbor.route}: {utterance}")
         _print_markup(f"    {text}")
 
 
 def _show_finding(finding: Finding) -> None:
     color = {"ok": "green", "note": "yellow", "broken": "red"}[finding.status]
-    check = escape(f"{finding.check:<16}")
-    line = f"[{color}]{finding.status:<6}[/]  [bold]{check}[/]  {escape(finding.detail)}"
+    check = _escape(f"{finding.check:<16}")
+    line = f"[{color}]{finding.status:<6}[/]  [bold]{check}[/]  {_escape(finding.detail)}"
     _print_markup(line)
 
 
@@ -363,7 +363,20 @@ class _progress:  # noqa: N801 - used as a function
 
 
 def _stderr() -> Console:
-    return Console(stderr=True, highlight=False)
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console  # late: JSON needs none of it
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _escape(text: str) -> str:
+    """`text` with nothing in it that rich would take for markup."""
+    from rich.markup import escape as escaped
+
+    return escaped(text)
 
 
 def _print(text: str) -> None:
@@ -381,7 +394,7 @@ def _print(text: str) -> None:
 
 def _print_markup(markup: str) -> None:
     """One line for people, coloured on a terminal."""
-    console = Console(highlight=False)
+    console = _console()
     with console.capture() as captured:
         console.print(markup, soft_wrap=True)
     _print(captured.get().removesuffix("\n"))
@@ -397,15 +410,14 @@ def _say(markup: str) -> None:
 
 def _say_problems(problems: Iterable[Problem]) -> None:
     for problem in problems:
-        _say(
-            f"[bold]{escape(f'{problem.file}:{problem.line}:{problem.column}:')}[/] {escape(problem.message)}"
-        )
+        where = _escape(f"{problem.file}:{problem.line}:{problem.column}:")
+        _say(f"[bold]{where}[/] {_escape(problem.message)}")
 
 
 def _say_warnings(warnings: Iterable[Problem]) -> None:
     for warning in warnings:
-        where = escape(f"{warning.file}:{warning.line}:{warning.column}:")
-        _say(f"[bold]{where}[/] [yellow]warning:[/] {escape(warning.message)}")
+        where = _escape(f"{warning.file}:{warning.line}:{warning.column}:")
+        _say(f"[bold]{where}[/] [yellow]warning:[/] {_escape(warning.message)}")
 
 
 def _plain(problems: Iterable[Problem]) -> list[dict[str, Any]]:
@@ -413,5 +425,5 @@ def _plain(problems: Iterable[Problem]) -> list[dict[str, Any]]:
 
 
 def _refuse(message: str) -> NoReturn:
-    _say(f"[red]error:[/] {escape(message)}")
+    _say(f"[red]error:[/] {_escape(message)}")
     raise typer.Exit(_BAD_INPUT)
