@@ -1,9 +1,8 @@
 """A folder with a tokenizer and an ONNX graph, run by onnxruntime; the bundled MiniLM is such a folder.
 
 Every text runs through the graph alone. Padding a batch would make a vector depend on the texts beside it:
-dynamic quantisation takes one scale for all activations of a run (mean cosine between a text alone and the
-same text in a batch of 32: 0.9915 for the bundled graph). Many texts are spread over the usable cores
-instead, one text a core, which costs about a seventh of the throughput of batches and keeps vectors exact.
+dynamic quantisation takes one scale for all activations of a run. Many texts are spread over the usable
+cores instead, one text a core, which costs some of the throughput of batches and keeps vectors exact.
 
 A lone text is shared by two cores, which takes a third less time on an idle machine; as soon as texts come at
 once, or the machine is busy, each has a core for itself. Both give the same bytes.
@@ -261,8 +260,8 @@ def runtime_saturates() -> bool:
     """Whether int8 products lose their largest sums on this processor.
 
     x86-64 without VNNI multiplies u8 by s8 in pairs whose 16-bit sum saturates. The bundled graph then
-    still points the right way (mean cosine 0.992 with its own vectors elsewhere), but an index built on one
-    machine and searched on another would lose accuracy. Asking the runtime itself, with one small product,
+    still points the right way (mean cosine 0.99 with its own vectors elsewhere, tools/compare_processors.py),
+    but an index built on one machine and searched on another would lose accuracy. Asking the runtime itself, with one small product,
     holds for every processor, operating system and version.
     """
     import numpy as np
@@ -289,7 +288,7 @@ def _open_session(model: Path, *, name: str, cores: int) -> InferenceSession:
     # server, and not for ever.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
     if runtime_saturates():
-        # Exact u8 by u8 kernels. With VNNI they would cost 1.7 times the time for the same vectors.
+        # Exact u8 by u8 kernels. With VNNI they would cost time for the same vectors.
         options.add_session_config_entry("session.x64quantprecision", "1")
     return _session(model, options, name=name)
 
