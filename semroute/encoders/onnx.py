@@ -260,9 +260,9 @@ def runtime_saturates() -> bool:
     """Whether int8 products lose their largest sums on this processor.
 
     x86-64 without VNNI multiplies u8 by s8 in pairs whose 16-bit sum saturates. The bundled graph then
-    still points the right way (mean cosine 0.99 with its own vectors elsewhere, tools/compare_processors.py),
-    but an index built on one machine and searched on another would lose accuracy. Asking the runtime itself, with one small product,
-    holds for every processor, operating system and version.
+    still points the right way (tools/compare_processors.py: mean cosine 0.99 with its own vectors
+    elsewhere), but an index built on one machine and searched on another would lose accuracy. Asking the
+    runtime itself, with one small product, holds for every processor, operating system and version.
     """
     import numpy as np
 
