@@ -109,14 +109,6 @@ def file_record(role: str, suffix: str, data: bytes) -> FileRecord:
     return FileRecord(name=f"{role}-{sha256[:16]}.{suffix}", sha256=sha256, size=len(data))
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check `manifest.json`.
-
-    Raises ArtifactMissing, ArtifactCorrupt or ArtifactMismatch.
-    """
-    return _parse_manifest(folder, _read_manifest_bytes(folder))
-
-
 def read(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the bytes of every file it lists, keyed by role, each of the promised size and digest.
 
@@ -136,12 +128,6 @@ def read(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
             if attempts_left == 0:
                 raise
             time.sleep(0.01)
-
-
-def verify(folder: Path, manifest: Manifest) -> None:
-    """Check size and digest of every file that `manifest` lists. Raises ArtifactCorrupt."""
-    for record in manifest.files.values():
-        _read_file(folder, record)
 
 
 def write(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
@@ -315,7 +301,5 @@ __all__ = [
     "digest",
     "file_record",
     "read",
-    "read_manifest",
-    "verify",
     "write",
 ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from semroute import artifact
 from semroute.changes import config_changes, encoder_changes
 from semroute.config import Config
+from semroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from semroute.encoders.base import EncoderIdentity, KnownIdentity
@@ -43,13 +45,19 @@ def check(config: Config, known: KnownIdentity, folder: Path) -> list[str]:
     Needs no model. Parts of the encoder's identity that only loading it could tell are not compared.
     Raises ArtifactMissing, ArtifactCorrupt or ArtifactMismatch.
     """
-    manifest = artifact.read_manifest(folder)
-    artifact.verify(folder, manifest)
+    manifest, contents = artifact.read(folder)
     changes = encoder_changes(known, manifest.encoder)
     if fingerprint(config, manifest.encoder) != manifest.fingerprint:
-        built = config_from_bytes(artifact.read(folder)[1]["config"])
-        changes += config_changes(built, config) or ["how routes are fitted (another semroute)"]
+        changes += _config_changes(contents, config) or ["how routes are fitted (another semroute)"]
     return changes
+
+
+def _config_changes(contents: Mapping[str, bytes], config: Config) -> list[str]:
+    try:
+        built = config_from_bytes(contents["config"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
+        return ["the stored config (it is none, or another semroute wrote it)"]
+    return config_changes(built, config)
 
 
 def config_from_bytes(data: bytes) -> Config:

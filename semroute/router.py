@@ -265,11 +265,7 @@ class _Snapshot:
             rule = self._rules.first_match(Facts(text, request.step, request.metadata))
         except Exception as error:  # noqa: BLE001 - prompt and metadata are whatever a caller hands in
             _log.error("The default serves 1 prompt: %s", _anonymous(error))
-            said = (
-                f"{error}"
-                if isinstance(error, PromptError)
-                else f"it cannot be read ({type(error).__name__})"
-            )
+            said = str(error) if isinstance(error, PromptError) else f"unreadable ({type(error).__name__})"
             return _Verdict(None, "error", f"The default serves: {said}.")
         if rule is not None and not rule.only:
             return _Verdict(
@@ -332,10 +328,8 @@ class _Snapshot:
         ranked = catalog.rank(preferred, models, request.weights or self._settings.select)
         allowed = self._allowed(ranked, request.need)
         if not allowed:
-            moved, allowed = (
-                "The call rules out every model; the preferred one serves.",
-                self._in_order(ranked),
-            )
+            moved = "The call rules out every model; the preferred one serves."
+            allowed = self._in_order(ranked)
         elif allowed[0] != ranked[0]:
             moved = f"The call rules out {ranked[0]!r}."
         else:

@@ -30,7 +30,7 @@ from semroute import (
     artifact,
     index,
 )
-from semroute.build import build_index
+from semroute.build import build_index, check_index
 from semroute.config import load_config
 from semroute.encoders.base import EncoderIdentity
 from semroute.testing import HashEncoder
@@ -530,6 +530,13 @@ def test_a_config_that_does_not_give_the_fingerprint_is_refused(folder):
     forge(folder, "config", artifact.canonical_json(content))
     with pytest.raises(ArtifactMismatch, match="semroute build"):
         index.load(folder)
+
+
+@pytest.mark.parametrize("data", [b"[", b"[]", b"{}", b"[" * 100_000], ids=["cut", "list", "empty", "nested"])
+def test_checking_against_a_stored_config_that_is_none_says_stale(folder, write_project, data):
+    forge(folder, "config", data)
+    edit_manifest(folder, lambda manifest: manifest.update(fingerprint="sha256:" + "0" * 64))
+    assert any("stored config" in change for change in check_index(write_project(), folder))
 
 
 def test_a_reader_that_meets_a_build_reads_again(folder, write_project):

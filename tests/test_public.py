@@ -41,7 +41,7 @@ ALLOWED = {
     "doctor": {"build", "config", "encoders", "errors", "router"},
     "encoders": {"errors"},
     "errors": set(),
-    "freshness": {"artifact", "changes", "config", "encoders"},
+    "freshness": {"artifact", "changes", "config", "encoders", "errors"},
     "index": {"artifact", "calibrate", "config", "encoders", "errors", "freshness"},
     "router": {
         "catalog",
