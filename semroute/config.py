@@ -114,6 +114,15 @@ class Config:
             source, path = self._sources.routes[names.index(route)], [kind]
         return None if source.get(*path, index) is None else source.place(*path, index)
 
+    def route_place(self, route: str | None) -> Place | None:
+        """Where the name of a route stands, or the default when `route` is None; None without YAML."""
+        if self._sources is None or self._sources.settings is None:
+            return None
+        if route is None:
+            return self._sources.settings.place("default")
+        named = zip(self.routes, self._sources.routes, strict=True)
+        return next((source.place("name") for one, source in named if one.name == route), None)
+
 
 def load_config(folder: Path) -> Config:
     """Read `folder`: semroute.yaml with the settings, and a route or a list of routes in every other file.

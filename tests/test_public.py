@@ -43,6 +43,7 @@ ALLOWED = {
     "errors": set(),
     "freshness": {"artifact", "changes", "config", "encoders", "errors"},
     "index": {"artifact", "calibrate", "config", "encoders", "errors", "freshness"},
+    "lint": {"config", "decision", "encoders", "errors", "index", "router", "sources", "vote", "yaml"},
     "router": {
         "catalog",
         "config",
