@@ -289,12 +289,12 @@ class _Comparison:
         vectors, routes = index.reconstruct(), index.routes
         near, elsewhere, nearest_row = np.full(len(vectors), -2.0), np.full(len(vectors), -2.0), routes * 0
         winner = np.full(len(vectors), -1, np.int64)
-        reach = _reach(index)
+        limits = _limits(index)
         for start in range(0, len(vectors), _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, len(vectors)))
             cosines = vectors[rows] @ vectors.T
             cosines[rows - start, rows] = -2.0
-            winner[rows] = _votes(cosines, index, reach)
+            winner[rows] = _votes(cosines, index, limits)
             own = routes[rows][:, None] == routes[None, :]
             near[rows] = np.where(own, cosines, -2.0).max(axis=1)
             cosines[own] = -2.0
@@ -326,15 +326,15 @@ def same_cut(vectors: Vectors, routes: NDArray[np.int64]) -> float:
     return float(np.clip(1.0 - usual / 10.0, _FURTHEST_CUT, _NEAREST_CUT))
 
 
-def _reach(index: RouteIndex) -> NDArray[np.float64]:
-    """The cosine that the nearest utterance must reach for each route to win, shape (routes,)."""
+def _limits(index: RouteIndex) -> NDArray[np.float64]:
+    """The distance within which the nearest utterance must lie for each route to win, shape (routes,)."""
     limit = index.config.settings.vote.max_distance
     usual = index.fitted.max_distance if limit == "auto" else limit
     own = [usual if one.max_distance is None else one.max_distance for one in index.config.routes]
-    return 1.0 - np.array(own, np.float64)
+    return np.array(own, np.float64)
 
 
-def _votes(cosines: NDArray[np.float32], index: RouteIndex, reach: NDArray[np.float64]) -> NDArray[np.int64]:
+def _votes(cosines: NDArray[np.float32], index: RouteIndex, limits: NDArray[np.float64]) -> NDArray[np.int64]:
     """The route that wins each row, as `vote.count` would say; -1 where none is near enough.
 
     cosines: (m, n) to every utterance, -2 to the one that is left out.
@@ -345,12 +345,12 @@ def _votes(cosines: NDArray[np.float32], index: RouteIndex, reach: NDArray[np.fl
     columns = np.argpartition(cosines, -count, axis=1)[:, -count:]
     top = np.take_along_axis(cosines, columns, axis=1).astype(np.float64).round(6)
     nearest = top.max(axis=1)
-    scores = np.zeros((len(cosines), len(reach)))
+    scores = np.zeros((len(cosines), len(limits)))
     lines = np.repeat(np.arange(len(cosines)), count)
     weights = np.exp((top - nearest[:, None]) / TEMPERATURE)
     np.add.at(scores, (lines, index.routes[columns].ravel()), weights.ravel())
     best = (scores / scores.sum(axis=1, keepdims=True)).round(9).argmax(axis=1)
-    return np.where(nearest >= reach[best], best, -1)
+    return np.where((1.0 - nearest).round(6) <= limits[best], best, -1)
 
 
 def _own_mean(vectors: Vectors, routes: NDArray[np.int64], count: int) -> NDArray[np.float64]:
@@ -441,12 +441,12 @@ def _within(texts: _Texts, seen: _Comparison, told: set[int]) -> Iterator[Findin
     """Routes that say one thing, and utterances far from the rest of their route but for those `told`."""
     order = np.argsort(seen.index.routes, kind="stable")
     sizes = np.bincount(seen.index.routes, minlength=len(texts.names))
-    reach = _reach(seen.index)
+    limits = _limits(seen.index)
     for route, rows in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
         if len(rows) > 1 and seen.mean[rows].min() >= seen.cut:
             yield _one_note(texts, route, len(rows))
         elif len(rows) >= _FEWEST_TO_STAND_OUT:
-            for row in _standing_out(seen, rows, float(reach[route])):
+            for row in _standing_out(seen, rows, float(limits[route])):
                 if row not in told:
                     yield _outlier(texts, seen, row, float(np.median(seen.mean[rows])))
 
@@ -458,13 +458,13 @@ def _one_note(texts: _Texts, route: int, count: int) -> Finding:
     return Finding("one-note", name, texts.of_route(name), message, suggestion, count=count)
 
 
-def _standing_out(seen: _Comparison, rows: NDArray[np.int64], reach: float) -> list[int]:
+def _standing_out(seen: _Comparison, rows: NDArray[np.int64], limit: float) -> list[int]:
     """The rows far less like their route than the others, and nearer to another one or near to nothing."""
     means = seen.mean[rows]
     middle = np.median(means)
     spread = max(1.4826 * float(np.median(np.abs(means - middle))), _SMALLEST_SPREAD)
     far = middle - means > _Z_SCORE * spread
-    alone = (seen.elsewhere[rows] > seen.near[rows]) | (seen.near[rows] < reach)
+    alone = (seen.elsewhere[rows] > seen.near[rows]) | (1.0 - seen.near[rows] > limit)
     found: list[int] = rows[far & alone].tolist()
     return found
 
