@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -39,6 +39,7 @@ app = typer.Typer(
 
 _CHECK_FAILED, _BAD_INPUT = 1, 2
 _SHOWN_NEIGHBORS = 5
+_SHOWN_WRONG = 20
 _BATCH = 512  # prompts between two flushes of the output
 
 _RoutesOption = Annotated[Path, typer.Option("--routes", help="The folder of YAML files.")]
@@ -167,7 +168,7 @@ def route(
         )
     from semroute.router import Router
 
-    texts: list[Prompt] = [prompt] if prompt is not None else list(_read_prompts(str(prompts)))
+    texts: list[Prompt] = [prompt] if prompt is not None else _read_prompts(str(prompts))
     router = Router.load(index)
     many = prompts is not None
     for start in range(0, len(texts), _BATCH):
@@ -178,6 +179,46 @@ def route(
                 _print(_decision_line(decision))
             else:
                 _show_decision(decision)
+
+
+@app.command("eval")
+def evaluate_index(
+    index: _IndexOption = Path("index"),
+    cases: Annotated[
+        str | None,
+        typer.Option(
+            "--cases",
+            metavar="FILE.jsonl|-",
+            help='Labelled prompts, {"prompt": ..., "route": name or null} a line; '
+            "without it, the heldout lists in the index.",
+            show_default=False,
+        ),
+    ] = None,
+    show_all: Annotated[
+        bool, typer.Option("--all", help=f"Show every wrong prompt, not only {_SHOWN_WRONG}.")
+    ] = False,
+    as_json: _JsonOption = False,
+) -> None:
+    """Measure the routing on labelled prompts, and show which were wrong and why."""
+    from semroute.evaluate import evaluate, heldout_cases, read_cases
+    from semroute.router import Router
+
+    router = Router.load(index)
+    labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
+    if not labelled:
+        _refuse(
+            f"{index} holds no heldout prompts. Add `heldout:` to the routes and run `semroute build`, "
+            "or name labelled prompts with --cases FILE.jsonl."
+        )
+    with _progress("Evaluating") as advance:
+        evaluation = evaluate(router, labelled, advance)
+    if as_json:
+        _print_json(evaluation.to_dict())
+        return
+    from semroute.summary import summary
+
+    width = _console().width if sys.stdout.isatty() else None
+    _print_markup("\n".join(summary(evaluation, None if show_all else _SHOWN_WRONG, width)))
 
 
 @app.command()
@@ -290,51 +331,27 @@ def _decision_line(decision: Decision) -> str:
     return "\t".join([decision.route or "-", decision.model, decision.reason, f"{decision.confidence:.2f}"])
 
 
-def _read_prompts(source: str) -> Iterator[Prompt]:
+def _read_prompts(source: str) -> list[Prompt]:
     """The prompts of a .txt or .jsonl file, or of stdin; every line that is wrong is named at once."""
+    from semroute.jsonl import read_lines
+
     path = Path(source)
     if source != "-" and path.suffix not in {".txt", ".jsonl"}:
         _refuse(f"{source}: a .txt file (one prompt a line) or a .jsonl file is needed, or - for stdin.")
-    try:
-        data = sys.stdin.buffer.read() if source == "-" else path.read_bytes()
-        lines = _lines(data.decode("utf-8-sig"))
-    except OSError as error:
-        _refuse(f"{source}: cannot be read: {error.strerror or error}.")
-    except UnicodeDecodeError as error:
-        _refuse(f"{source}: not UTF-8 at byte {error.start}: save the file as UTF-8.")
+    lines = read_lines(source)
     starts_as_json = next((line.lstrip() for line in lines if line.strip()), "").startswith("{")
     as_jsonl = path.suffix == ".jsonl" or (source == "-" and starts_as_json)
-    yield from _parse_jsonl(source, lines) if as_jsonl else lines
+    return _jsonl_prompts(source, lines) if as_jsonl else list(lines)
 
 
-def _lines(text: str) -> list[str]:
-    # Not splitlines(): it also breaks at characters that a prompt may hold, such as U+2028.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return lines[:-1] if lines[-1] == "" else lines
+def _jsonl_prompts(source: str, lines: list[str]) -> list[Prompt]:
+    from semroute.jsonl import parse_rows, raise_any
 
-
-def _parse_jsonl(source: str, lines: Iterable[str]) -> list[Prompt]:
-    prompts: list[Prompt] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.append(Problem(source, number, error.colno, f"not JSON: {error.msg}."))
-            continue
-        except (ValueError, RecursionError):
-            problems.append(Problem(source, number, 1, "not JSON: a number too long, or nested too deeply."))
-            continue
-        prompt = row.get("prompt") if isinstance(row, dict) else None
-        if isinstance(prompt, str | list):
-            prompts.append(prompt)
-        else:
-            problems.append(Problem(source, number, 1, 'a row is {"prompt": text or messages}.'))
-    if problems:
-        raise ConfigError(tuple(problems))
-    return prompts
+    shape = '{"prompt": text or messages}'
+    rows, problems = parse_rows(source, lines, shape)
+    wrong = [row.line for row in rows if not isinstance(row.values.get("prompt"), str | list)]
+    raise_any([*problems, *(Problem(source, line, 1, f"a row is {shape}.") for line in wrong)])
+    return [row.values["prompt"] for row in rows]
 
 
 class _progress:  # noqa: N801 - used as a function
@@ -393,7 +410,7 @@ def _print(text: str) -> None:
 
 
 def _print_markup(markup: str) -> None:
-    """One line for people, coloured on a terminal."""
+    """Lines for people, coloured on a terminal."""
     console = _console()
     with console.capture() as captured:
         console.print(markup, soft_wrap=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, ROUTES
 
-COMMANDS = ("init", "validate", "build", "route", "doctor", "schema")
+COMMANDS = ("init", "validate", "build", "route", "eval", "doctor", "schema")
 
 
 @pytest.fixture
@@ -262,6 +262,107 @@ def test_a_rule_for_a_step_can_be_tried(semroute, write_project):
     semroute("build")
     decision = json.loads(semroute("route", "hello there", "--step", "plan", "--json").stdout)
     assert (decision["model"], decision["rule"]) == ("big", "planning")
+
+
+# eval ---------------------------------------------------------------------------------------------------------
+
+
+def write_cases(project, *rows, ending="\n", start=""):
+    text = start + "".join(json.dumps(row, ensure_ascii=False) + ending for row in rows)
+    (project / "cases.jsonl").write_bytes(text.encode())
+
+
+def test_eval_shows_what_was_wrong_and_why(semroute, project):
+    write_cases(
+        project,
+        {"prompt": "where is my refund", "route": "billing"},
+        {"prompt": "hello there", "route": "coding", "tags": ["ignored"]},
+        {"prompt": "", "route": None},
+    )
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("accuracy 66.7%   2 of 3 cases right\n")
+    assert "cases.jsonl:2  hello there" in done.stdout and "cases.jsonl:1" not in done.stdout
+    assert "expected coding, got smalltalk: match" in done.stdout
+    assert "1.000  smalltalk: hello there" in done.stdout
+    assert "\x1b[" not in done.stdout
+
+
+def test_eval_as_json(semroute, project):
+    messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "hello there"}]
+    rows = [
+        {"prompt": messages, "route": "coding"},
+        {"prompt": "where is\u2028my refund", "route": "billing"},
+    ]
+    write_cases(project, *rows, ending="\r\n", start="\ufeff")
+    done = semroute("eval", "--cases", "cases.jsonl", "--json")
+    found = json.loads(done.stdout)
+    assert set(found) == {
+        "index", "cases", "accuracy", "macro_f1", "in_scope", "out_of_scope", "reasons", "calibration",
+        "routes", "wrong",
+    }  # fmt: skip
+    assert (found["cases"], found["accuracy"], found["calibration"]["auroc"]) == (2, 0.5, None)
+    assert [row["route"] for row in found["routes"]] == ["billing", "coding", "smalltalk", None]
+    (wrong,) = found["wrong"]
+    assert (wrong["file"], wrong["line"], wrong["prompt"]) == ("cases.jsonl", 1, messages)
+    assert (wrong["expected"], wrong["found"]) == ("coding", "smalltalk")
+    assert len(wrong["neighbors"]) == 3
+    assert set(wrong["neighbors"][0]) == {"route", "utterance", "similarity"}
+    piped = semroute("eval", "--cases", "-", "--json", stdin=(project / "cases.jsonl").read_bytes())
+    assert json.loads(piped.stdout)["accuracy"] == 0.5
+
+
+def test_eval_names_every_bad_row_at_once(semroute, project):
+    (project / "cases.jsonl").write_text(
+        '{"prompt": "a", "route": "biling"}\n\nnot json\n{"prompt": "a"}\n{"route": "coding"}\n[]\n'
+        '{"prompt": 7, "route": 8}\n{"route": "billing", "prompt": [1]}\n{}\n'
+    )
+    done = semroute("eval", "--cases", "cases.jsonl", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert [line.split(" ")[0].removeprefix("cases.jsonl:") for line in lines] == [
+        "1:26:", "3:1:", "4:1:", "5:1:", "6:1:", "7:12:", "7:24:", "8:32:", "9:1:", "9:1:",
+    ]  # fmt: skip
+    assert "did you mean `billing`?" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "cases.jsonl:0:0: holds no case"),
+        (b"\n \r\n", "cases.jsonl:0:0: holds no case"),
+        (b'{"prompt": "a", "route": null}\n{"prompt": "\xc3\xa9\xff"}', "cases.jsonl:2:14: not UTF-8"),
+        (None, "cases.jsonl:0:0: cannot be read"),
+    ],
+    ids=["empty", "blank", "latin", "missing"],
+)
+def test_eval_of_a_file_without_cases(semroute, project, data, said):
+    if data is not None:
+        (project / "cases.jsonl").write_bytes(data)
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert (done.returncode, done.stdout) == (2, "") and said in done.stderr
+
+
+def test_eval_takes_the_heldout_lists_or_says_what_to_do(semroute, write_project, project):
+    done = semroute("eval")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "heldout" in done.stderr and "--cases" in done.stderr
+    billing = {"utterances": ROUTES["billing"], "heldout": ["my refund, where is it", "hello there friend"]}
+    write_project(ROUTES | {"billing": billing}, {"default": {"model": "big", "heldout": ["zygote flummox"]}})
+    semroute("build")
+    found = json.loads(semroute("eval", "--json").stdout)
+    assert (found["in_scope"]["cases"], found["out_of_scope"]["cases"]) == (2, 1)
+    assert ("billing.heldout", 2) in [(row["file"], row["line"]) for row in found["wrong"]]
+
+
+def test_eval_shows_twenty_wrong_prompts_or_all_and_cuts_nothing_in_a_pipe(semroute, project):
+    long = "hello there " * 30 + "[red]end[/]"
+    write_cases(project, *[{"prompt": f"{number} {long}", "route": "coding"} for number in range(25)])
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert done.stdout.count("expected coding") == 20 and "and 5 more: --all" in done.stdout
+    assert done.stdout.count("[red]end[/]") == 20
+    everything = semroute("eval", "--cases", "cases.jsonl", "--all").stdout
+    assert everything.count("expected coding") == 25 and "more: --all" not in everything
 
 
 # doctor, schema, help --------------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""Files of lines, and JSON Lines among them, read so that every line that is wrong is named at once."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from semroute.errors import ConfigError, Problem
+
+_SPACE = re.compile(r"[ \t\r\n:,]*")
+
+
+class Row(NamedTuple):
+    """One JSON object of a file. `line` counts from 1; `text` is the line as written."""
+
+    line: int
+    text: str
+    values: dict[str, Any]
+
+    def column(self, key: str) -> int:
+        """Where the value of `key` stands on the line, counted from 1; 1 where there is no such key."""
+        decoder, found = json.JSONDecoder(), 1
+        at = _skip(self.text, self.text.index("{") + 1)
+        while self.text[at] != "}":
+            name, at = decoder.raw_decode(self.text, at)
+            at = _skip(self.text, at)
+            found = at + 1 if name == key else found  # of a key given twice the last counts, as in `json`
+            _, at = decoder.raw_decode(self.text, at)
+            at = _skip(self.text, at)
+        return found
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return at if match is None else match.end()
+
+
+def read_lines(source: str) -> list[str]:
+    """The lines of a UTF-8 file, or of stdin where `source` is "-", without a byte order mark.
+
+    Raises ConfigError when it cannot be read or is not UTF-8.
+    """
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        message = f"cannot be read: {error.strerror or error}."
+        raise ConfigError((Problem(source, 0, 0, message),)) from None
+    try:
+        return _lines(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        # Counted in what the codec was given, which is `error.object`: without the byte order mark.
+        before = error.object[: error.start].split(b"\n")
+        place = len(before), len(before[-1].decode()) + 1
+        message = "not UTF-8; save the file as UTF-8."
+        raise ConfigError((Problem(source, *place, message),)) from None
+
+
+def _lines(text: str) -> list[str]:
+    # Not splitlines(): it also breaks at characters that a prompt may hold, such as U+2028.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def parse_rows(source: str, lines: Iterable[str], shape: str) -> tuple[list[Row], list[Problem]]:
+    """The JSON objects on `lines`, empty lines left out, and what is wrong with the other lines.
+
+    shape: what a row is, for the message about a line that is no object.
+    """
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            problems.append(Problem(source, number, error.colno, f"not JSON: {error.msg}."))
+        except (ValueError, RecursionError):
+            problems.append(Problem(source, number, 1, "not JSON: a number too long, or nested too deeply."))
+        else:
+            if isinstance(values, dict):
+                rows.append(Row(number, line, values))
+            else:
+                problems.append(Problem(source, number, 1, f"a row is {shape}."))
+    return rows, problems
+
+
+def raise_any(problems: Sequence[Problem]) -> None:
+    """Raise ConfigError with `problems`, in the order of their places, if there are any."""
+    if problems:
+        raise ConfigError(tuple(sorted(problems)))
