@@ -1,4 +1,4 @@
-"""What two wordings of one wish have in common: politeness taken off, slips of the finger mended, long texts cut.
+"""What two wordings of one wish have in common: politeness taken off, slips mended, long texts cut.
 
 Pure functions on text; nothing here reads a file. English patterns, harmless elsewhere: a text that matches
 none of them is returned as it came.
@@ -7,9 +7,10 @@ none of them is returned as it came.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 _EDGE = " \t\r\n\f\v?!.,;:"
+_MARKS = "?.!"
 _LONGEST_WRAPPER = 200  # characters; more than that of greetings is no wrapper but the text itself
 _TAIL = 80  # characters at the end in which one closing is looked for
 
@@ -24,7 +25,7 @@ _GREETING = (
 _OPENING = re.compile(
     rf"(?:{_GREETING}(?:{_STOPS}|\s{{1,20}}{_MEANT})"
     rf"|(?:please|pls|plz|kindly|excuse me|pardon me){_ENDS}"
-    rf"|(?:(?:i'?m |i am )?(?:so |very )?sorry (?:to|for) (?:bother|trouble|disturb)(?:ing)? you(?: but)?){_ENDS}"
+    rf"|(?:i'?m |i am )?(?:so |very )?sorry (?:to|for) (?:bother|trouble|disturb)(?:ing)? you(?: but)?{_ENDS}"
     rf"|(?:(?:i have |i've got |got )?(?:a )?(?:quick |short |small )?question(?: for you)?){_STOPS}"
     rf"|(?:i hope|hope) (?:you|all|everything|this)\b[^,.!?:;\n]{{1,50}}{_STOPS}"
     rf"|(?:could|can|would|will) you (?:please|kindly)(?: (?:tell me|let me know))?{_ENDS})",
@@ -37,29 +38,54 @@ _CLOSING = re.compile(
     re.IGNORECASE,
 )
 # "how do I say thank you" asks for the word itself.
-_QUOTING = re.compile(r"\b(?:say|says|said|saying|word|words|phrase|mean|means|write|spell|of|for|no|to)\W*$", re.I)
+_QUOTING = re.compile(
+    r"\b(?:say|says|said|saying|word|words|phrase|mean|means|write|spell|of|for|no|to)\W*$", re.I
+)
 
 
-def plain(text: str) -> str:
-    """Return `text` without what does not change the wish: greetings, "please", thanks, the final "?".
+def marks_used(utterances: Sequence[str]) -> str:
+    """Which of "?", "." and "!" end at least one in twenty of `utterances`: what `plain` is to keep.
 
-    White space and punctuation go from the end, white space from the start, and polite words from both,
-    until nothing is left to take. A text that consists of such words only keeps them ("thank you" may be an
-    intent of its own), and so does one with more than 200 characters of them at one end. The middle is
-    never touched. The result is never blank where `text` is not, and plain(plain(text)) == plain(text).
+    Where the utterances write their question marks, a question mark tells routes apart; where they do not,
+    it only moves the vector.
     """
-    start, end = len(text) - len(text.lstrip()), len(text.rstrip(_EDGE))
+    ends = [text[len(text.rstrip(_EDGE)) :] for text in utterances]
+    return "".join(mark for mark in _MARKS if 20 * sum(mark in end for end in ends) >= max(len(ends), 1))
+
+
+def plain(text: str, keep: str = "") -> str:
+    """Return `text` without what does not change the wish: greetings, "please", thanks, final punctuation.
+
+    White space and punctuation go from the end, white space from the start, and polite words from both, until
+    nothing is left to take. Of the marks in `keep` (see `marks_used`) one stays at the end where the text had
+    it there. A text that consists of polite words only keeps them ("thank you" may be an intent of its own),
+    and so does one with more than 200 characters of them at one end. The middle is never touched. The result
+    is never blank where `text` is not, never longer, and plain(plain(text, keep), keep) == plain(text, keep).
+    """
+    body = text.rstrip(_EDGE)
+    tail = text[len(body) :]
+    start, end = len(body) - len(body.lstrip()), len(body)
     if start >= end:
         return text
-    left, right = _after_openings(text, start, end), end
-    right = _before_closings(text, left, right)
-    if left >= right or left - start > _LONGEST_WRAPPER or end - right > _LONGEST_WRAPPER:
-        return text[start:end]
-    # What a closing left bare at the end may make an opening complete, and the other way round.
-    return text[left:right] if (left, right) == (start, end) else plain(text[left:right])
+    left, right = _inside(text, start, end)
+    return text[left:right] + next((mark for mark in keep if mark in tail), "")
+
+
+def _inside(text: str, start: int, end: int) -> tuple[int, int]:
+    """Where the wish stands in text[start:end]; the whole of it where there is nothing else."""
+    left, right = start, end
+    while True:
+        before = left, right
+        left = _after_openings(text, left, right)
+        right = _before_closings(text, left, right)
+        if left >= right or left - start > _LONGEST_WRAPPER or end - right > _LONGEST_WRAPPER:
+            return start, end
+        if (left, right) == before:
+            return before
 
 
 def _after_openings(text: str, start: int, end: int) -> int:
+    """Where the text goes on after its polite opening; gives up soon after 200 characters of it."""
     last = start + _LONGEST_WRAPPER
     place = start
     while place <= last and (match := _OPENING.match(text, place, end)):
@@ -68,6 +94,7 @@ def _after_openings(text: str, start: int, end: int) -> int:
 
 
 def _before_closings(text: str, start: int, end: int) -> int:
+    """Where the text ends before its polite closing; gives up soon after 200 characters of it."""
     last = end - _LONGEST_WRAPPER
     while end >= last:
         window = text[max(start, end - _TAIL) : end]
@@ -75,7 +102,8 @@ def _before_closings(text: str, start: int, end: int) -> int:
         if match is None or _QUOTING.search(window[: match.start()]):
             break
         end -= len(window) - match.start()
-        end = start + len(text[start:end].rstrip(_EDGE)) if end > start else start
+        while end > start and text[end - 1] in _EDGE:
+            end -= 1
     return end
 
 
@@ -83,6 +111,7 @@ _CODE = re.compile(r"[{}\[\]<>=\\|`_;$#@]")
 _CHUNK = re.compile(r"\S+")
 _BARE = "\"'(),.:!?"
 _SPELLED = 30  # words looked at, from the start and from the end
+_LONGEST_MENDED = 10_000  # characters
 _SHORTEST, _LONGEST_WORD = 4, 24
 _MOST_WORDS = 50_000
 _ENDINGS = ("s", "es", "ed", "er", "ing", "ly")
@@ -111,16 +140,16 @@ class Speller:
     def repair(self, text: str) -> str:
         """Return `text` with its slips mended; the same text where there is nothing to mend.
 
-        Only words of 4 to 24 ASCII letters, among the first and last 30, are looked at; no names (capitals
-        inside a text), no parts of addresses or compounds, and nothing in a text that looks like code. Where
-        more than two words and more than half are unknown, the text is in another language: left alone.
+        Only words of 4 to 24 ASCII letters, among the first and last 30, are looked at: no names (capitals
+        inside a text), no parts of addresses or compounds, and nothing in a text that looks like code or has
+        more than 10,000 characters. Where more than two words and more than half are unknown, the text is in
+        another language and left alone.
         """
-        if not self._deletes or self._known.issuperset(_ends(text)):
+        if not self._deletes or len(text) > _LONGEST_MENDED or self._known.issuperset(text.split()):
             return text
-        if _CODE.search(text, 0, 10_000):
+        if _CODE.search(text):
             return text
-        mends = list(self._mends(text))
-        for start, end, word in reversed(mends):
+        for start, end, word in reversed(list(self._mends(text))):
             text = text[:start] + word + text[end:]
         return text
 
@@ -165,18 +194,9 @@ def _mendable(word: str) -> bool:
     return _SHORTEST <= len(word) <= _LONGEST_WORD and word.isascii() and word.isalpha()
 
 
-def _ends(text: str) -> list[str]:
-    """The first and last words of `text`, as they stand, split at white space."""
-    if len(text) <= 500:
-        return text.split()
-    return [*text.split(None, _SPELLED)[:_SPELLED], *text.rsplit(None, _SPELLED)[-_SPELLED:]]
-
-
 def _places(text: str) -> Iterator[tuple[int, int]]:
     """Where the first and last words of `text` stand, without the punctuation around them."""
-    places = [match.span() for match in _CHUNK.finditer(text, 0, 10_000)]
-    if len(text) > 10_000:
-        places = places[:_SPELLED] + [match.span() for match in _CHUNK.finditer(text, len(text) - 5_000)]
+    places = [match.span() for match in _CHUNK.finditer(text)]
     if len(places) > 2 * _SPELLED:
         places = places[:_SPELLED] + places[-_SPELLED:]
     for start, end in places:
@@ -209,30 +229,37 @@ LONG = 300
 """Characters above which a text has more views than itself."""
 
 _VIEW = 200
-_BORDER = re.compile(r"[.!?]['\")]*\s+|\n\s*")
+_SHORTEST_VIEW = 25  # "Hi all." alone is no view
+_BORDER = re.compile(r"[.!?]['\")]{0,3}\s|\n")
 
 
 def views(text: str) -> tuple[str, ...]:
     """Return the texts to encode in place of `text`: itself, and of a long one also its start and its end.
 
     The rule: a text of up to LONG (300) characters is one view. A longer one has three: the whole, its first
-    200 characters and its last 200, each cut back to a border of sentences or lines where one lies in the
-    half away from the edge, else to one of words. The view with the highest confidence decides.
+    sentence or line, and its last one; a sentence of fewer than 25 characters is taken with its neighbour,
+    one of more than 200 is cut at a word. The view with the highest confidence decides.
     """
-    if len(text) <= LONG:
+    stripped = text.strip()
+    if len(stripped) <= LONG:
         return (text,)
-    return text, _start_of(text[:_VIEW]), _end_of(text[-_VIEW:])
+    return text, _start_of(stripped[:_VIEW]), _end_of(stripped[-_VIEW:])
 
 
 def _start_of(piece: str) -> str:
-    borders = [match.start() for match in _BORDER.finditer(piece) if match.start() > _VIEW // 2]
-    if borders:
-        return piece[: borders[-1] + 1]
-    return piece.rsplit(None, 1)[0] if len(piece.split()) > 1 else piece
+    border = _BORDER.search(piece, _SHORTEST_VIEW)
+    if border:
+        return piece[: border.end()].rstrip()
+    return piece[: _last_space(piece)].rstrip()
 
 
 def _end_of(piece: str) -> str:
-    border = _BORDER.search(piece)
-    if border and border.end() < _VIEW // 2:
-        return piece[border.end() :]
-    return piece.split(None, 1)[1] if len(piece.split()) > 1 else piece
+    borders = [match.end() for match in _BORDER.finditer(piece, 0, len(piece) - _SHORTEST_VIEW)]
+    place = borders[-1] if borders else len(piece) - _last_space(piece[::-1])
+    return piece[place:].lstrip()
+
+
+def _last_space(piece: str) -> int:
+    """Where the last white space stands in the second half of `piece`; its end where there is none."""
+    places = [place for place in range(len(piece) // 2, len(piece)) if piece[place].isspace()]
+    return places[-1] if places else len(piece)
