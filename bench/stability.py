@@ -130,10 +130,10 @@ def print_short(name: str, router: Router, cases: list[dict]) -> None:
 def print_long(name: str, router: Router, cases: list[dict], exams: list[str]) -> None:
     wanted = [case["route"] for case in cases]
     print(f"{name + ', long prompts':24}{'right':>9}")
-    for where in PLACES:
+    for where, words in PLACES.items():
         chance = random.Random(f"{name} {where}")
         found = top_routes(router, [placed(case["prompt"], where, exams, chance) for case in cases])
-        print(f"{PLACES[where]:24}{share(found, wanted):>9.1%}")
+        print(f"{words:24}{share(found, wanted):>9.1%}")
     chance = random.Random(name)
     decisions = router.route_many(filler(exams, chance.randint(500, 4000), chance) for _ in cases)
     mean = sum(decision.confidence for decision in decisions) / len(decisions)
