@@ -70,6 +70,7 @@ ALLOWED = {
     "text": set(),
     "ulid": set(),
     "vote": {"decision"},
+    "wording": set(),
     "yaml": {"errors"},
 }
 HEAVY = {
