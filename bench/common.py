@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +21,16 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def write_project(folder: Path, labelled: list[dict], encoder: str) -> Path:
+def write_project(
+    folder: Path, labelled: list[dict], encoder: str, *, heldout: Sequence[str] = ()
+) -> Path:
     """A folder of routes made of labelled prompts; one file, written as JSON, which is YAML too."""
     by_route = collections.defaultdict(list)
     for row in labelled:
         by_route[row["route"]].append(row["prompt"])
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"encoder": encoder, "default": {"model": "big"}, "models": {"small": {}, "big": {}}}
+    default = {"model": "big", "heldout": list(dict.fromkeys(heldout))}
+    settings = {"encoder": encoder, "default": default, "models": {"small": {}, "big": {}}}
     (folder / "semroute.yaml").write_text(json.dumps(settings), encoding="utf-8")
     routes = [
         {"name": name, "model": "small", "utterances": list(dict.fromkeys(texts))}

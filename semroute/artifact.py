@@ -25,7 +25,8 @@ from semroute.errors import (
     ArtifactNotWritten,
 )
 
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, FORMAT)
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 _READ_ATTEMPTS = 3
@@ -76,6 +77,7 @@ class FittedRecord(_Part):
 
     max_distance: float = Field(ge=0, le=2)
     min_confidence: float = Field(ge=0, le=1)
+    method: str = "vote alone"  # format 1 had nothing else
     on: str
 
 
@@ -188,9 +190,9 @@ def _parse_manifest(folder: Path, data: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise _corrupt(path, "not JSON") from error
     found = content.get("format") if isinstance(content, dict) else None
-    if isinstance(found, int) and found != FORMAT:
+    if isinstance(found, int) and found not in READABLE_FORMATS:
         raise ArtifactMismatch(
-            f"{path}: index format {found}, and this semroute reads format {FORMAT}. "
+            f"{path}: index format {found}, and this semroute reads up to {FORMAT}. "
             "Build the index again with the version of semroute that serves it."
         )
     try:
@@ -291,6 +293,7 @@ def _remove_unlisted(folder: Path, manifest: Manifest) -> None:
 
 __all__ = [
     "FORMAT",
+    "READABLE_FORMATS",
     "CountsRecord",
     "EncoderRecord",
     "FileRecord",

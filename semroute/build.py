@@ -38,11 +38,13 @@ def build_index(
     *,
     encoder: Encoder | None = None,
     progress: Progress | None = None,
+    fitting: Progress | None = None,
 ) -> Built:
     """Build the index of the config in `routes` and store it in `folder`.
 
     encoder: in place of the one the settings name, opened otherwise; its relative paths start at the folder
         that holds `folder`.
+    progress, fitting: called as texts are embedded, and as heads are fitted.
 
     Raises ConfigError, EncoderError or ArtifactNotWritten; the index that was there then still stands.
     """
@@ -55,7 +57,7 @@ def build_index(
         fresh = replace(previous, config=config)  # equal, but knows file and line of each text
         return Built(fresh, embedded=0, reused=len(fresh.entries), unchanged=True)
     opened = encoder or open_encoder(config.settings.encoder, root=_root(folder))
-    report = route_index.build(config, opened, previous=previous, progress=progress)
+    report = route_index.build(config, opened, previous=previous, progress=progress, fitting=fitting)
     stored = route_index.save(report.index, folder)
     return Built(stored, report.embedded, report.reused, discarded)
 

@@ -1,118 +1,661 @@
-"""What is fitted at build, from the vectors of the utterances alone. The router only reads the result.
+"""What is fitted at build, from the utterances alone: head, blend, confidence and thresholds.
 
-The seam for everything learnt: `fit` makes a `Fitted`, which is stored in the artifact as plain numbers;
-`freshness.FIT_VERSION` goes into the fingerprint, so that an index fitted in another way counts as stale.
+    folds -> head, neighbours of what was left out -> blend -> evidence -> confidence -> thresholds
+
+Everything is chosen by cross-validation: utterances that a fold leaves out stand for prompts in scope, and
+whole routes that it leaves out for prompts that belong to none. Routes that are close leave together, so that
+what is left out is as foreign to the rest as the prompts of another domain are. scikit-learn works here and
+nowhere else; the result is plain numbers (`vote.Fitted`) which the router reads with numpy.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from semroute.vote import NEAREST, SHARE_FLOOR, TEMPERATURE, Evidence, Fitted, Head
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from semroute.encoders.base import Vectors
 
-_KEPT_SHARE = 0.95
-"""Share of the utterances that must find a neighbour within the fitted distance when they are left out."""
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+Progress = Callable[[int, int], None]
+"""Called with (heads fitted so far, heads to fit)."""
+
+SEED = 0
+
+_GROUPS = 4
+"""Folds, each of which leaves out a fourth of the utterances and a fourth of the routes."""
+
+_FEW_ROUTES = 8
+"""Below it routes leave one by one, apart from the utterances, and the head's logit is no evidence: how large
+it gets depends on what other routes there are."""
+
+_STRENGTHS = (5.0, 20.0, 80.0)
+"""Of the logistic head, the inverse of the L2 penalty; the first fold chooses."""
+
+_USUAL_STRENGTH = 20.0
+_SEARCHED_UP_TO = 150_000_000
+"""Utterances x routes x dimensions up to which the strength is searched for; it changes little."""
+
+_LOGISTIC_UP_TO = 2_500_000_000
+"""Utterances x routes x dimensions above which a logistic head takes minutes: linear discriminants instead."""
+
+_DISCRIMINANT_SHRINKAGE = 0.5
+_OBSERVED = 3_000
+"""At most so many prompts of each kind are observed over all folds; more no longer move the numbers."""
+
+_FEWEST_OBSERVED = 8
+"""Fewer prompts in scope decide nothing: what is usual is taken."""
+
+NONE_SHARE = 0.2
+"""The share of prompts that belong to no route, as assumed where nothing says otherwise."""
+
+_REAL_NEGATIVES = 30
+"""As many default heldout prompts weigh as much as all routes that were left out."""
+
+_FLAT = 1e-6  # a spread that says nothing
+_IMPOSSIBLE = -1e4  # a logit that no scale brings back
+_CHUNK_FLOATS = 1 << 23
+_USUAL_EVIDENCE = (1.5, 1.5)  # intercept and slope of the standardised evidence: what most data sets give
+_PRIOR_WEIGHT = 4.0  # of the usual evidence, in observed prompts
+
+_KEPT_SHARE = 0.995
+"""Share of the utterances in scope that must find a neighbour within the fitted distance when left out."""
 
 _PRIOR_COUNT = 100
 """Few utterances say little about their own spread: the prior weighs as much as this many of them."""
 
-_SAMPLE = 2_000
-"""At most this many utterances are left out in turn: beyond it the quantile no longer moves."""
-
-_FEWEST_NEGATIVES = 10
-"""From this many default heldout prompts on, the distance is fitted against them."""
-
 _DISTANCE_WITHOUT_EVIDENCE = 0.5
 """For an index in which no utterance has another to be compared with."""
 
+_GRID = np.linspace(0.0, 1.0, 201)
+_SMOOTHING = 10  # grid points on each side: thresholds that depend on one prompt are noise
+_SHARED_PROMPTS = 100
+"""A route's own threshold sees, beside its own prompts, those of all routes as if they were this many."""
+
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """The numbers fitted at build.
+class Examples:
+    """Texts whose route is known.
 
-    max_distance: cosine distance in [0, 2] to the nearest utterance above which the default serves.
-    min_confidence: in [0, 1]; below it the default serves.
-    on: what they were fitted on, for people.
+    vectors: (n, dim) float32 unit rows, as they are indexed.
+    routes: (n,) int64; -1 where no route may win.
     """
 
-    max_distance: float
-    min_confidence: float
-    on: str
+    vectors: Vectors
+    routes: Ints
+
+    def __len__(self) -> int:
+        return len(self.routes)
+
+    def take(self, rows: Ints | NDArray[np.bool_]) -> Examples:
+        """Those of `rows`."""
+        return Examples(self.vectors[rows], self.routes[rows])
+
+    def joined(self, other: Examples) -> Examples:
+        """These and those of `other`."""
+        return Examples(
+            np.concatenate([self.vectors, other.vectors]),
+            np.concatenate([self.routes, other.routes]),
+        )
 
 
-def fit(vectors: Vectors, routes: NDArray[np.int64], negatives: Vectors) -> Fitted:
-    """Fit the distance limit.
+class _Fold(NamedTuple):
+    """What one fold leaves out. `kept` (count,) bool: the routes that stay; the others are rows of utterances."""
 
-    vectors: (n, dim) unit rows, the indexed utterances.
-    routes: (n,) the route of each.
-    negatives: (m, dim) unit rows, prompts that must land on the default; m may be 0.
+    kept: NDArray[np.bool_]
+    inside: Ints
+    outside: Ints
 
-    Each utterance is left out in turn and asked for its nearest neighbour. Without enough negatives the limit
-    is the distance within which 95 % of them find one, drawn towards half way between near and far where
-    utterances are few. With negatives it is the cut with the highest balanced accuracy between the two.
+
+class _Observed(NamedTuple):
+    """Prompts as a router without them would have met them: m of them, over `count` routes.
+
+    logits: (m, count) of the head, 0 without one; very low for routes that were left out.
+    shares: (m, count) of the vote.
+    nearness: (m,) mean similarity of the nearest utterances. nearest: (m,) that of the nearest.
+    elsewhere: (m,) similarity of the nearest utterance of a route other than the right one.
+    centrality: (m,) similarity to the centroid of the likeliest route.
+    routes: (m,) the right route, -1 for none.
     """
-    if len(vectors) < 2:
-        return Fitted(_DISTANCE_WITHOUT_EVIDENCE, 0.0, "nothing: fewer than two utterances")
-    rows = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), _SAMPLE)).round().astype(np.int64))
-    nearest, nearest_elsewhere = _left_out(vectors, routes, rows)
-    if len(negatives) >= _FEWEST_NEGATIVES:
-        cut = _best_cut(nearest, _nearest(negatives, vectors))
-        on = f"{len(rows)} utterances left out in turn, and {len(negatives)} default heldout prompts"
+
+    logits: Floats
+    shares: Floats
+    nearness: Floats
+    nearest: Floats
+    elsewhere: Floats
+    centrality: Floats
+    routes: Ints
+
+
+def fit(
+    utterances: Examples,
+    labels: Examples,
+    negatives: Examples,
+    count: int,
+    neighbors: int,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Fit everything that judges a prompt.
+
+    utterances: what is indexed.
+    labels: names and descriptions of the routes: evidence for the head, never neighbours.
+    negatives: prompts that must land on the default (`default.heldout`); may be empty.
+    count: how many routes there are; neighbors: how many of the nearest utterances vote.
+
+    Deterministic: the same input gives the same numbers on the same machine.
+    """
+    folds = _folds(utterances, count)
+    kind, strengths = _head_kind(utterances, count)
+    steps = _Steps(progress, len(folds) + 1 + (len(strengths) - 1 if folds else 0))
+    left_out, strength = _observe_folds(folds, utterances, labels, count, neighbors, strengths, steps)
+    known = utterances.joined(labels)
+    head = _fit_head(known, count, strength) if folds else None
+    steps.done()
+    inside = left_out.routes >= 0
+    blend = _blend(_taken(left_out, inside), has_head=head is not None)
+    if blend.head == 0.0:
+        head = None
+    centroids = _centroids(known, count)
+    everything = np.ones(count, bool)
+    found = _search(negatives, utterances, np.zeros(len(utterances), bool), None, neighbors)
+    real = _observed(negatives, found, found, head, centroids, everything)
+    observed = _concatenated([left_out, real])
+    weights = _weights(observed.routes, len(real.routes))
+    uses_logit = head is not None and count >= _FEW_ROUTES
+    evidence = _evidence(observed, weights, blend.head, uses_logit=uses_logit)
+    best, confidence = _judged(observed, evidence, blend)
+    common, own = _thresholds(best, confidence, observed.routes, weights, count)
+    return Fitted(
+        head=None if head is None else head.scaled(blend.head),
+        vote_scale=blend.vote,
+        centroids=centroids,
+        evidence=evidence,
+        max_distance=_max_distance(_taken(left_out, inside)),
+        min_confidence=common,
+        route_min_confidence=own,
+        method=_method(kind, strength, blend, has_head=head is not None),
+        on=_on(left_out, len(negatives)),
+    )
+
+
+# Folds
+
+
+def _folds(utterances: Examples, count: int) -> list[_Fold]:
+    if count < 2 or len(utterances) == 0:
+        return []
+    rng = np.random.default_rng(SEED)
+    every = np.ones(count, bool)
+    parts = _utterance_parts(utterances.routes, count, rng)
+    nothing = np.empty(0, np.int64)
+    if count < _FEW_ROUTES:
+        within = [_Fold(every, np.flatnonzero(parts == part), nothing) for part in range(_GROUPS)]
+        without = [every & (np.arange(count) != route) for route in range(count)]
+        outside = [_Fold(kept, nothing, np.flatnonzero(~kept[utterances.routes])) for kept in without]
+        return [fold for fold in within + outside if len(fold.inside) or len(fold.outside)]
+    groups = _route_groups(utterances, count)
+    folds = []
+    for group in range(_GROUPS):
+        kept = groups != group
+        stays = kept[utterances.routes]
+        folds.append(_Fold(kept, np.flatnonzero((parts == group) & stays), np.flatnonzero(~stays)))
+    return folds
+
+
+def _utterance_parts(routes: Ints, count: int, rng: np.random.Generator) -> Ints:
+    """(n,) the fold that leaves each utterance out: those of a route are spread evenly over the folds."""
+    parts = np.empty(len(routes), np.int64)
+    begun = 0
+    for route in range(count):
+        rows = rng.permutation(np.flatnonzero(routes == route))
+        parts[rows] = (np.arange(len(rows)) + begun) % _GROUPS
+        begun += len(rows)
+    return parts
+
+
+def _route_groups(utterances: Examples, count: int) -> Ints:
+    """(count,) four groups of routes of about equal size, each of routes that are close to one another.
+
+    Routes are halved along the direction in which their centroids vary most, and each half once more.
+    """
+    centroids = _centroids(utterances, count).astype(np.float64)
+    groups = [np.arange(count)]
+    while len(groups) < _GROUPS:
+        widest = groups.pop(0)
+        centred = centroids[widest] - centroids[widest].mean(axis=0)
+        direction = np.linalg.svd(centred, full_matrices=False)[2][0]
+        order = widest[np.argsort(centred @ direction, kind="stable")]
+        groups += [order[: len(order) // 2], order[len(order) // 2 :]]
+    assigned = np.empty(count, np.int64)
+    for place, group in enumerate(groups):
+        assigned[group] = place
+    return assigned
+
+
+def _centroids(examples: Examples, count: int) -> Vectors:
+    """(count, dim) float32: the mean direction of each route; zero where a route has no example."""
+    sums = np.zeros((count, examples.vectors.shape[1]), np.float64)
+    np.add.at(sums, examples.routes, examples.vectors)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.where(lengths > 1e-9, sums / np.maximum(lengths, 1e-9), 0.0).astype(np.float32)
+
+
+# The head
+
+
+def _head_kind(utterances: Examples, count: int) -> tuple[str, tuple[float, ...]]:
+    """Which head can be fitted in time, and the strengths to choose from."""
+    work = len(utterances) * count * utterances.vectors.shape[1]
+    if work > _LOGISTIC_UP_TO:
+        return "linear discriminants", (0.0,)
+    return "logistic", _STRENGTHS if work <= _SEARCHED_UP_TO else (_USUAL_STRENGTH,)
+
+
+def _fit_head(examples: Examples, count: int, strength: float) -> Head | None:
+    """A log-linear head over the routes that have examples; None where fewer than two have.
+
+    strength: of the logistic regression; 0 means linear discriminants. Rows of routes without an example are
+    zero, with a bias of minus infinity.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    present = np.unique(examples.routes)
+    if len(present) < 2:
+        return None
+    if strength > 0.0:
+        model: Any = LogisticRegression(C=strength, tol=1e-4, max_iter=200)
+        arguments = {"sample_weight": _balance(examples.routes, count)}
     else:
-        cut = _spread_cut(nearest, nearest_elsewhere)
-        on = f"{len(rows)} utterances left out in turn"
-    return Fitted(max_distance=float(np.clip(1.0 - cut, 0.0, 2.0)), min_confidence=0.0, on=on)
+        priors = np.full(len(present), 1.0 / len(present))
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_DISCRIMINANT_SHRINKAGE, priors=priors)
+        arguments = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a head not quite at its best is judged like any
+        # In float32 the search for the optimum ends too early: its steps get lost in the rounding.
+        model.fit(examples.vectors.astype(np.float64), examples.routes, **arguments)
+    weights, bias = model.coef_, model.intercept_
+    if len(present) == 2:  # scikit-learn gives the difference of the two
+        weights, bias = np.concatenate([-weights, weights]) / 2.0, np.concatenate([-bias, bias]) / 2.0
+    head = Head(np.zeros((count, examples.vectors.shape[1]), np.float32), np.full(count, -np.inf, np.float32))
+    head.weights[present], head.bias[present] = weights, bias
+    return head
 
 
-def _left_out(
-    vectors: Vectors, routes: NDArray[np.int64], rows: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """For each of `rows`: similarity to the nearest other utterance, and to the nearest of another route.
+def _balance(routes: Ints, count: int) -> Floats:
+    """(n,) weights that halve, on a log scale, the advantage of routes with many utterances.
 
-    The second is -1 where there is no other route.
+    How many utterances a route has says how it was written, and little of how often it is asked for.
     """
-    nearest = np.empty(len(rows), np.float32)
-    elsewhere = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), 256):
-        chunk = rows[start : start + 256]
-        similarities = vectors[chunk] @ vectors.T
-        similarities[np.arange(len(chunk)), chunk] = -1.0
-        nearest[start : start + 256] = similarities.max(axis=1)
-        similarities[routes[chunk][:, None] == routes[None, :]] = -1.0
-        elsewhere[start : start + 256] = similarities.max(axis=1)
-    return nearest, elsewhere
+    sizes = np.bincount(routes, minlength=count)
+    return np.sqrt(len(routes) / np.count_nonzero(sizes) / sizes[routes])
 
 
-def _nearest(queries: Vectors, vectors: Vectors) -> NDArray[np.float32]:
-    chunks = [(queries[start : start + 256] @ vectors.T).max(axis=1) for start in range(0, len(queries), 256)]
-    return np.concatenate(chunks)
+# What the left-out would have met
 
 
-def _spread_cut(nearest: NDArray[np.float32], elsewhere: NDArray[np.float32]) -> float:
-    """The similarity that 95 % of the utterances reach, shrunk towards the middle between near and far."""
+def _observe_folds(
+    folds: Sequence[_Fold],
+    utterances: Examples,
+    labels: Examples,
+    count: int,
+    neighbors: int,
+    strengths: tuple[float, ...],
+    steps: _Steps,
+) -> tuple[_Observed, float]:
+    """All folds observed, and the strength of the head that the first fold with prompts in scope chose."""
+    observed = [_nothing_observed(count)]
+    inside_share = _OBSERVED / max(1, sum(len(fold.inside) for fold in folds))
+    outside_share = _OBSERVED / max(1, sum(len(fold.outside) for fold in folds))
+    for fold in folds:
+        left = np.zeros(len(utterances), bool)
+        left[fold.inside] = left[fold.outside] = True
+        known = utterances.take(~left).joined(labels.take(fold.kept[labels.routes]))
+        inside, outside = _thinned(fold.inside, inside_share), _thinned(fold.outside, outside_share)
+        heads = [_fit_head(known, count, strength) for strength in strengths]
+        steps.done(len(heads))
+        if len(heads) > 1 and len(inside):
+            chosen = int(np.argmin([_loss(head, utterances.take(inside)) for head in heads]))
+            heads, strengths = heads[chosen : chosen + 1], strengths[chosen : chosen + 1]
+        centroids = _centroids(known, count)
+        for rows in (inside, outside):
+            prompts = utterances.take(rows)
+            voters = _search(prompts, utterances, left, None, neighbors)
+            # As dense as the index will be: only the prompt itself, and foreign routes, are missing.
+            near = _search(prompts, utterances, ~fold.kept[utterances.routes], rows, neighbors)
+            seen = _observed(prompts, voters, near, heads[len(heads) // 2], centroids, fold.kept)
+            routes = np.where(fold.kept[seen.routes], seen.routes, -1)
+            observed.append(seen._replace(routes=routes))
+    return _concatenated(observed), strengths[len(strengths) // 2]
+
+
+def _thinned(rows: Ints, share: float) -> Ints:
+    """About `share` of `rows`, evenly spread."""
+    if len(rows) == 0:
+        return rows
+    wanted = math.ceil(len(rows) * min(1.0, share))
+    return rows[np.unique(np.linspace(0, len(rows) - 1, wanted).round().astype(np.int64))]
+
+
+class _Found(NamedTuple):
+    """similarities: (m, k), nearest first, -1 where there are fewer. routes: (m, k) of each."""
+
+    similarities: Floats
+    routes: Ints
+
+
+def _search(
+    prompts: Examples, utterances: Examples, hidden: NDArray[np.bool_], own: Ints | None, k: int
+) -> _Found:
+    """The `k` nearest utterances of each prompt, without those that are `hidden` and without its `own` row."""
+    k = min(max(k, NEAREST), len(utterances))
+    similarities = np.full((len(prompts), k), -1.0)
+    rows = np.zeros((len(prompts), k), np.int64)
+    chunk = max(1, _CHUNK_FLOATS // max(1, len(utterances)))
+    for start in range(0, len(prompts) if k else 0, chunk):
+        part = slice(start, start + chunk)
+        found = prompts.vectors[part] @ utterances.vectors.T
+        found[:, hidden] = -1.0
+        if own is not None:
+            found[np.arange(len(found)), own[part]] = -1.0
+        nearest = np.argpartition(-found, k - 1, axis=1)[:, :k]
+        values = np.take_along_axis(found, nearest, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        similarities[part] = np.take_along_axis(values, order, axis=1)
+        rows[part] = np.take_along_axis(nearest, order, axis=1)
+    return _Found(similarities, utterances.routes[rows])
+
+
+def _observed(
+    prompts: Examples,
+    voters: _Found,
+    near: _Found,
+    head: Head | None,
+    centroids: Vectors,
+    kept: NDArray[np.bool_],
+) -> _Observed:
+    logits = _logits(head, prompts, len(kept))
+    logits[:, ~kept] = _IMPOSSIBLE
+    shares = _shares(voters, len(kept))
+    likeliest = (shares if head is None else logits).argmax(axis=1)
+    nearest = near.similarities[:, :NEAREST]
+    there = nearest > -1.0
+    nearness = np.where(there, nearest, 0.0).sum(axis=1) / np.maximum(1, there.sum(axis=1))
+    other = np.where(near.routes != prompts.routes[:, None], near.similarities, -1.0)
+    return _Observed(
+        logits=logits,
+        shares=shares,
+        nearness=nearness,
+        nearest=near.similarities.max(axis=1, initial=-1.0),
+        elsewhere=other.max(axis=1, initial=-1.0),
+        centrality=np.einsum("ij,ij->i", prompts.vectors, centroids[likeliest]).astype(np.float64),
+        routes=prompts.routes,
+    )
+
+
+def _logits(head: Head | None, prompts: Examples, count: int) -> Floats:
+    if head is None:
+        return np.zeros((len(prompts), count))
+    logits = prompts.vectors @ head.weights.T + head.bias
+    return np.maximum(logits.astype(np.float64), _IMPOSSIBLE)
+
+
+def _shares(found: _Found, count: int) -> Floats:
+    """(m, count) what share of the vote each route gets; see `vote.count`."""
+    nearest = found.similarities.max(axis=1, keepdims=True, initial=-1.0)
+    weights = np.exp((found.similarities - nearest) / TEMPERATURE) * (found.similarities > -1.0)
+    shares = np.zeros((len(weights), count))
+    np.add.at(shares, (np.arange(len(weights))[:, None], found.routes), weights)
+    return shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
+
+
+def _loss(head: Head | None, prompts: Examples) -> float:
+    """Mean log loss of the head alone, at the temperature that suits it best."""
+    if head is None:
+        return 0.0
+    logits = _logits(head, prompts, len(head.bias))
+    rows = np.arange(len(prompts))
+    return min(
+        -float(_log_softmax(scale * logits)[rows, prompts.routes].mean()) for scale in (0.5, 1.0, 2.0, 4.0)
+    )
+
+
+def _log_softmax(scores: Floats) -> Floats:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _nothing_observed(count: int) -> _Observed:
+    many, one = np.empty((0, count)), np.empty(0)
+    return _Observed(many, many, one, one, one, one, np.empty(0, np.int64))
+
+
+def _concatenated(parts: Sequence[_Observed]) -> _Observed:
+    return _Observed(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _taken(observed: _Observed, rows: NDArray[np.bool_]) -> _Observed:
+    return _Observed(*(column[rows] for column in observed))
+
+
+# What follows from it
+
+
+class _Blend(NamedTuple):
+    """Factors of the head's logits and of the logarithm of the shares of the vote; `head` is 0 without one."""
+
+    head: float
+    vote: float
+
+
+_USUAL_BLEND = _Blend(1.5, 0.3)
+"""Where nothing, or little, can be observed."""
+
+
+def _blend(inside: _Observed, *, has_head: bool) -> _Blend:
+    """The blend with the highest likelihood of the right routes, held near the usual where there are few.
+
+    A conditional logit (McFadden 1974) over two scores a route; as both factors are free, the temperature is
+    among what is fitted. The vote alone is used where it was right more often.
+    """
+    alone = _Blend(0.0, _USUAL_BLEND.vote if len(inside.routes) < _FEWEST_OBSERVED else _scales(inside)[1])
+    if not has_head:
+        return alone
+    if len(inside.routes) < _FEWEST_OBSERVED:
+        return _USUAL_BLEND
+    both = _Blend(*_scales(inside, with_head=True))
+    blended = _blended(inside, both).argmax(axis=1) == inside.routes
+    voted = inside.shares.argmax(axis=1) == inside.routes
+    return alone if voted.sum() > blended.sum() else both
+
+
+def _scales(inside: _Observed, *, with_head: bool = False) -> tuple[float, float]:
+    from scipy.optimize import minimize
+
+    columns = (inside.logits if with_head else np.zeros_like(inside.logits), _log_shares(inside.shares))
+    possible = inside.logits > _IMPOSSIBLE
+    rows, usual = np.arange(len(inside.routes)), np.array(_USUAL_BLEND)
+
+    def loss(factors: Floats) -> tuple[float, Floats]:
+        scores = np.where(possible, factors[0] * columns[0] + factors[1] * columns[1], _IMPOSSIBLE)
+        logs = _log_softmax(scores)
+        chances = np.exp(logs)
+        gains = [
+            (column[rows, inside.routes] - np.where(possible, chances * column, 0.0).sum(axis=1)).mean()
+            for column in columns
+        ]
+        pull = (factors - usual) * _PRIOR_WEIGHT / len(rows)
+        penalty = 0.5 * float(pull @ (factors - usual))
+        return penalty - float(logs[rows, inside.routes].mean()), pull - np.array(gains)
+
+    low = 1e-3 if with_head else 0.05
+    found = minimize(
+        loss, usual, jac=True, method="L-BFGS-B", bounds=[(low, 100.0), (0.0 if with_head else low, 100.0)]
+    )
+    return float(found.x[0]), float(found.x[1])
+
+
+def _log_shares(shares: Floats) -> Floats:
+    """What the vote adds to a route's score: 0 without a vote."""
+    return np.log(shares + SHARE_FLOOR) - math.log(SHARE_FLOOR)
+
+
+def _blended(observed: _Observed, blend: _Blend) -> Floats:
+    """(m, count) log probability of each route, given that one of them is right."""
+    scores = blend.head * observed.logits + blend.vote * _log_shares(observed.shares)
+    return _log_softmax(np.where(observed.logits > _IMPOSSIBLE, scores, _IMPOSSIBLE))
+
+
+def _weights(routes: Ints, real: int) -> Floats:
+    """(m,) how much each prompt counts, 1 on average: NONE_SHARE of the whole for those that belong to none.
+
+    The last `real` are the user's own; the more of them, the less the routes that were left out count.
+    """
+    inside = routes >= 0
+    weights = np.where(inside, _even(1.0 - NONE_SHARE, inside.sum()), 0.0)
+    own = np.arange(len(routes)) >= len(routes) - real
+    left_out = ~inside & ~own
+    share = real / (real + _REAL_NEGATIVES) if left_out.any() else 1.0
+    weights[left_out] = _even(NONE_SHARE * (1.0 - share), left_out.sum())
+    weights[own] = _even(NONE_SHARE * share, real)
+    return weights * (len(routes) / weights.sum()) if len(routes) else weights
+
+
+def _even(share: float, count: int) -> float:
+    return share / count if count else 0.0
+
+
+def _evidence(observed: _Observed, weights: Floats, head_scale: float, *, uses_logit: bool) -> Evidence:
+    """Whether a prompt belongs to any route: a logistic regression on one number (Platt 1999).
+
+    The number is the mean of what is known, each standardised: how near the nearest utterances are, how high
+    the head's highest logit is, how near the centroid of the likeliest route is. One slope for all of them,
+    never negative, so that more of any of them never makes a prompt less likely to belong.
+    """
+    columns = [observed.nearness, observed.centrality]
+    if uses_logit:
+        columns.append(observed.logits.max(axis=1, initial=_IMPOSSIBLE) * head_scale)
+    if len(weights) == 0:
+        return Evidence(_USUAL_EVIDENCE[0], 0.0, 0.0, 0.0)
+    means = np.array([np.average(column, weights=weights) for column in columns])
+    spreads = np.sqrt(
+        [np.average((c - m) ** 2, weights=weights) for c, m in zip(columns, means, strict=True)]
+    )
+    factors = np.where(spreads > _FLAT, 1.0 / np.maximum(spreads, _FLAT), 0.0) / len(columns)
+    standardised = sum((f * (c - m) for f, c, m in zip(factors, columns, means, strict=True)), np.zeros(1))
+    intercept, slope = _platt(standardised, observed.routes >= 0, weights)
+    slopes = [*(slope * factors).tolist(), 0.0][:3]
+    return Evidence(intercept - float(slope * (factors @ means)), slopes[0], slopes[1], slopes[2])
+
+
+def _platt(values: Floats, inside: NDArray[np.bool_], weights: Floats) -> tuple[float, float]:
+    from scipy.optimize import minimize
+
+    signs = np.where(inside, 1.0, -1.0)
+    usual = np.array(_USUAL_EVIDENCE)
+
+    def loss(line: Floats) -> tuple[float, Floats]:
+        margins = signs * (line[0] + line[1] * values)
+        wrong = signs * weights / (1.0 + np.exp(np.clip(margins, -500.0, 500.0)))
+        pull = (line - usual) * _PRIOR_WEIGHT
+        value = float((weights * np.logaddexp(0.0, -margins)).sum()) + 0.5 * float(pull @ (line - usual))
+        return value, pull - np.array([wrong.sum(), (wrong * values).sum()])
+
+    found = minimize(loss, usual, jac=True, method="L-BFGS-B", bounds=[(-50.0, 50.0), (0.0, 50.0)])
+    return float(found.x[0]), float(found.x[1])
+
+
+def _judged(observed: _Observed, evidence: Evidence, blend: _Blend) -> tuple[Ints, Floats]:
+    """(m,) the best route of each prompt, and (m,) the confidence in it."""
+    logs = _blended(observed, blend)
+    logit = observed.logits.max(axis=1, initial=_IMPOSSIBLE) * blend.head
+    belongs = evidence.probability(observed.nearness, observed.centrality, logit)
+    return logs.argmax(axis=1), belongs * np.exp(logs.max(axis=1, initial=_IMPOSSIBLE))
+
+
+def _thresholds(
+    best: Ints, confidence: Floats, routes: Ints, weights: Floats, count: int
+) -> tuple[float, tuple[float, ...]]:
+    """The confidence from which serving the best route is right more often than refusing; also by route.
+
+    All cuts are swept. The curve is smoothed, as its highest point depends on single prompts. A route's own
+    curve is that of its own prompts plus that of all prompts at the weight of _SHARED_PROMPTS, so that a
+    route with little data has nearly the common threshold.
+    """
+    if len(best) < _FEWEST_OBSERVED or (routes >= 0).all() or (routes < 0).all():
+        return 0.5, (0.5,) * count
+    reached = np.searchsorted(_GRID, confidence, side="right")  # accepted at the cuts before it
+    right, none = weights * (best == routes), weights * (routes < 0)
+    size = len(_GRID) + 1
+    places = best * size + reached
+    accepted = np.bincount(places, right, count * size).reshape(count, size)
+    refused = np.bincount(places, none, count * size).reshape(count, size)
+    # At cut j a prompt that reaches fewer than j + 1 cuts is refused.
+    gains = accepted[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] + refused.cumsum(axis=1)[:, :-1]
+    whole = gains.sum(axis=0)
+    own = gains + whole * (_SHARED_PROMPTS / len(best))
+    return _cut(whole), tuple(_cut(curve) for curve in own)
+
+
+def _cut(gains: Floats) -> float:
+    """The middle of the highest part of the smoothed curve."""
+    width = 2 * _SMOOTHING + 1
+    padded = np.pad(gains, _SMOOTHING, mode="edge")
+    smooth = np.convolve(padded, np.full(width, 1.0 / width), mode="valid")
+    highest = np.flatnonzero(smooth >= smooth.max() - 1e-9)
+    return round(float(_GRID[highest[len(highest) // 2]]), 4)
+
+
+def _max_distance(inside: _Observed) -> float:
+    """The distance within which nearly all utterances find another when left out; beyond it nothing is known.
+
+    Where utterances are few it is drawn towards half way between the usual nearest one and the usual nearest
+    one of another route.
+    """
+    nearest = inside.nearest[inside.nearest > -1.0]
+    if len(nearest) == 0:
+        return _DISTANCE_WITHOUT_EVIDENCE
     reached = float(np.quantile(nearest, 1.0 - _KEPT_SHARE))
-    far = max(0.0, float(np.median(elsewhere)))
-    middle = (float(np.median(nearest)) + far) / 2.0
-    return (len(nearest) * reached + _PRIOR_COUNT * middle) / (len(nearest) + _PRIOR_COUNT)
+    far = max(0.0, float(np.median(inside.elsewhere)))
+    middle = min((float(np.median(nearest)) + far) / 2.0, reached)
+    cut = (len(nearest) * reached + _PRIOR_COUNT * middle) / (len(nearest) + _PRIOR_COUNT)
+    return float(np.clip(1.0 - cut, 0.0, 2.0))
 
 
-def _best_cut(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> float:
-    """The similarity that best tells `inside` from `outside`: highest balanced accuracy, by exact sweep.
+# In words
 
-    Of several equal cuts the middle one of the longest run is taken: the one furthest from both sides.
-    """
-    values = np.unique(np.concatenate([inside, outside])).astype(np.float64)
-    cuts = (values[1:] + values[:-1]) / 2.0 if len(values) > 1 else values
-    kept = 1.0 - np.searchsorted(np.sort(inside), cuts) / len(inside)
-    refused = np.searchsorted(np.sort(outside), cuts) / len(outside)
-    balanced = kept + refused
-    best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
-    runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
-    longest = max(runs, key=lambda run: cuts[run[-1]] - cuts[run[0]])
-    return float((cuts[longest[0]] + cuts[longest[-1]]) / 2.0)
+
+class _Steps:
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def done(self, steps: int = 1) -> None:
+        self._done += steps
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _method(kind: str, strength: float, blend: _Blend, *, has_head: bool) -> str:
+    if not has_head:
+        return f"vote alone, scaled by {blend.vote:.2f}"
+    strong = f" of strength {strength:g}" if strength else ""
+    return f"{kind} head{strong}, scaled by {blend.head:.2f}, and vote, by {blend.vote:.2f}"
+
+
+def _on(left_out: _Observed, negatives: int) -> str:
+    inside = int((left_out.routes >= 0).sum())
+    outside = len(left_out.routes) - inside
+    said = f"{inside} utterances left out, {outside} of routes left out"
+    return f"{said}, {negatives} default heldout prompts" if negatives else said

@@ -132,8 +132,8 @@ def build(
         return
     from semroute.build import build_index
 
-    with _progress("Embedding") as advance:
-        built = build_index(routes, index, progress=advance)
+    with _progress("Embedding") as advance, _progress("Fitting") as fitting:
+        built = build_index(routes, index, progress=advance, fitting=fitting)
     _say_warnings(built.index.config.warnings)
     if built.discarded:
         _say(f"[yellow]note:[/] the index that was there could not be used: {_escape(built.discarded)}")
@@ -286,6 +286,8 @@ def _build_summary(built: Built, index: Path) -> dict[str, Any]:
         "unchanged": built.unchanged,
         "vectors": manifest.vectors.kind,
         "max_distance": manifest.fitted.max_distance,
+        "min_confidence": manifest.fitted.min_confidence,
+        "fitted": manifest.fitted.method,
         "warnings": _plain(built.index.config.warnings),
     }
 
@@ -297,7 +299,8 @@ def _build_sentence(built: Built, index: Path) -> str:
         return f"{index}: up to date ({counts})"
     return (
         f"{index}: {counts}, {built.embedded} embedded and {built.reused} reused; "
-        f"encoder {manifest.encoder.name}, max_distance {manifest.fitted.max_distance:.3f}"
+        f"encoder {manifest.encoder.name}, max_distance {manifest.fitted.max_distance:.3f}, "
+        f"min_confidence {manifest.fitted.min_confidence:.3f}"
     )
 
 

@@ -41,14 +41,14 @@ class Candidate(NamedTuple):
 
 
 class Vote(NamedTuple):
-    """What the neighbours of one prompt say.
+    """What the neighbours of one prompt and the fitted head say.
 
-    scores: share of the vote per route, best first, summing to 1 over the routes that may win; empty
-        without neighbours.
+    scores: the probability that a route is right, for the likeliest routes, best first; what is missing to 1
+        is for the others and for none of them. Empty without neighbours.
     neighbors: the utterances that voted, nearest first, ties in the order of the routes in the config.
     similarity: cosine to the nearest utterance; None without neighbours.
     margin: score of the best route minus score of the second; None without neighbours.
-    confidence: in [0, 1], that the best route is right; 0 without neighbours.
+    confidence: in [0, 1], the probability that the best route is right; 0 without neighbours.
     """
 
     scores: dict[str, float]

@@ -16,18 +16,24 @@ from semroute.errors import ConfigError
 if TYPE_CHECKING:
     from semroute.encoders.base import EncoderIdentity, KnownIdentity
 
-FIT_VERSION = 1
+FIT_VERSION = 2
 """Of what `calibrate` fits and how: an index fitted in another way counts as stale."""
 
 
-def fingerprint(config: Config, encoder: EncoderIdentity | artifact.EncoderRecord) -> str:
+_FIT_OF_FORMAT = {1: 1, artifact.FORMAT: FIT_VERSION}
+"""With which version of the fit an index of each format was made; older ones load, and count as stale."""
+
+
+def fingerprint(
+    config: Config, encoder: EncoderIdentity | artifact.EncoderRecord, format_version: int = artifact.FORMAT
+) -> str:
     """Digest of what an index is built from: config, encoder identity and way of fitting; never of vectors.
 
     The same on every machine, so that an index built elsewhere can be checked without a model.
     """
     inputs = {
-        "format": artifact.FORMAT,
-        "fit": FIT_VERSION,
+        "format": format_version,
+        "fit": _FIT_OF_FORMAT[format_version],
         "encoder": {
             "name": encoder.name,
             "revision": encoder.revision,

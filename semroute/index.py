@@ -12,8 +12,9 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+import re
+from dataclasses import asdict, astuple, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,10 +24,11 @@ import numpy as np
 
 from semroute import artifact, calibrate
 from semroute.artifact import Manifest
-from semroute.calibrate import Fitted
+from semroute.calibrate import Examples
 from semroute.config import Config
 from semroute.errors import ArtifactCorrupt, ArtifactMismatch, ConfigError, EncodingFailed
 from semroute.freshness import config_from_bytes, fingerprint
+from semroute.vote import Evidence, Fitted, Head
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from semroute.encoders.base import Encoder, EncoderIdentity, Kind, Vectors
 
 Progress = Callable[[int, int], None]
-"""Called with (texts embedded so far, texts to embed)."""
+"""Called with (steps done so far, steps to do): texts embedded, or heads fitted."""
 
 FLAT_UP_TO = 4_096
 """Up to this many utterances an exhaustive search is as fast as a graph and exact (bench/faiss_kinds.py)."""
@@ -69,8 +71,8 @@ class RouteIndex:
 
     entries: the indexed texts, in the order of the rows of `vectors`.
     routes: (n,) int64, the route of each row as an index into `config.routes`.
-    negatives: (m, dim) the vectors of `config.settings.default.heldout`, kept so that a rebuild need not
-        embed them again.
+    negatives, labels: the vectors of `config.settings.default.heldout`, and of the names and descriptions
+        of the routes, each (m, dim); kept so that a rebuild need not embed them again.
     """
 
     config: Config
@@ -80,6 +82,7 @@ class RouteIndex:
     vectors: faiss.Index
     fitted: Fitted
     negatives: Vectors
+    labels: Vectors
 
     @property
     def fingerprint(self) -> str:
@@ -147,8 +150,9 @@ def build(
     *,
     previous: RouteIndex | None = None,
     progress: Progress | None = None,
+    fitting: Progress | None = None,
 ) -> BuildReport:
-    """Embed the utterances of `config` and fit on them.
+    """Embed the utterances of `config` and fit on them; `progress` hears of the first, `fitting` of the second.
 
     Vectors of texts that `previous` holds, made by an encoder of the same identity, are taken from there.
 
@@ -160,8 +164,18 @@ def build(
     entries = _entries(config, previous)
     vectors, embedded, reused = _vectors_of(entries, encoder, previous, progress)
     routes = np.array([entry.route for entry in entries], np.int64)
-    negatives = _negatives(config, encoder, previous)
-    fitted = calibrate.fit(vectors, routes, negatives)
+    heldout = config.settings.default.heldout
+    negatives = _side_vectors(heldout, "query", encoder, _known_negatives(previous))
+    named = _label_entries(config)
+    labels = _side_vectors([entry.text for entry in named], "document", encoder, _known_labels(previous))
+    fitted = calibrate.fit(
+        Examples(vectors, routes),
+        Examples(labels, np.array([entry.route for entry in named], np.int64)),
+        Examples(negatives, np.full(len(negatives), -1, np.int64)),
+        len(config.routes),
+        config.settings.vote.neighbors,
+        fitting,
+    )
     store, record = _vector_store(vectors, entries, config, previous)
     index = RouteIndex(
         config=config,
@@ -171,6 +185,7 @@ def build(
         vectors=store,
         fitted=fitted,
         negatives=negatives,
+        labels=labels,
     )
     return BuildReport(index=index, embedded=embedded, reused=reused)
 
@@ -206,13 +221,13 @@ def load(folder: Path) -> RouteIndex:
         entries = _entries_from_bytes(contents["utterances"], config)
         _check_counts(manifest, config, entries)
         _check_store_header(contents["vectors"], manifest)
-        fitted, negatives = _fitted_from_bytes(contents["fitted"], manifest, config)
+        fitted, negatives, labels = _fitted_from_bytes(contents["fitted"], manifest, config)
         store = _store_from_bytes(contents["vectors"], manifest)
     except _FORGED as error:
         raise ArtifactCorrupt(
             f"{folder}: its files are intact but do not fit together: {error}. Run `semroute build`."
         ) from error
-    if fingerprint(config, manifest.encoder) != manifest.fingerprint:
+    if fingerprint(config, manifest.encoder, manifest.format) != manifest.fingerprint:
         raise ArtifactMismatch(
             f"{folder}: built by a semroute that reads or fits routes differently. Run `semroute build`."
         )
@@ -224,6 +239,7 @@ def load(folder: Path) -> RouteIndex:
         vectors=store,
         fitted=fitted,
         negatives=negatives,
+        labels=labels,
     )
 
 
@@ -248,7 +264,6 @@ _FORGED = (
     struct.error,
     ConfigError,
 )
-_FITTED_ARRAYS = ("max_distance", "min_confidence", "negatives")
 _SUFFIX = {"config": "json", "utterances": "jsonl", "vectors": "faiss", "fitted": "npz"}
 
 
@@ -314,15 +329,41 @@ def _reusable_vectors(previous: RouteIndex | None) -> dict[str, Vectors]:
     return {entry.text: stored[row] for row, entry in enumerate(previous.entries) if usable[row]}
 
 
-def _negatives(config: Config, encoder: Encoder, previous: RouteIndex | None) -> Vectors:
-    """Vectors of the default heldout prompts, shape (m, dim)."""
-    heldout = config.settings.default.heldout
-    known: dict[str, Any] = {}
-    if previous is not None:
-        known = dict(zip(previous.config.settings.default.heldout, previous.negatives, strict=True))
-    missing = [text for text in heldout if text not in known]
-    known.update(zip(missing, _embed(encoder, missing, "query"), strict=True))
-    return np.array([known[text] for text in heldout], np.float32).reshape(len(heldout), encoder.identity.dim)
+def _label_entries(config: Config) -> list[Entry]:
+    """What is said of each route beside its utterances: its name in words, and its description."""
+    return [
+        Entry(place, text)
+        for place, route in enumerate(config.routes)
+        for text in dict.fromkeys((_in_words(route.name), route.description))
+        if text.strip()
+    ]
+
+
+def _in_words(name: str) -> str:
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|[_\-./]+", " ", name)
+    return " ".join(spaced.lower().split()) or name
+
+
+def _side_vectors(
+    texts: Sequence[str], kind: Kind, encoder: Encoder, known: Mapping[str, Vectors]
+) -> Vectors:
+    """The vectors of `texts`, shape (n, dim); those that are not `known` are embedded."""
+    missing = [text for text in dict.fromkeys(texts) if text not in known]
+    vectors = {**known, **dict(zip(missing, _embed(encoder, missing, kind), strict=True))}
+    return np.array([vectors[text] for text in texts], np.float32).reshape(len(texts), encoder.identity.dim)
+
+
+def _known_negatives(previous: RouteIndex | None) -> dict[str, Vectors]:
+    if previous is None:
+        return {}
+    return dict(zip(previous.config.settings.default.heldout, previous.negatives, strict=True))
+
+
+def _known_labels(previous: RouteIndex | None) -> dict[str, Vectors]:
+    if previous is None or len(previous.labels) == 0:  # format 1 kept none
+        return {}
+    texts = [entry.text for entry in _label_entries(previous.config)]
+    return dict(zip(texts, previous.labels, strict=True))
 
 
 def _embed(encoder: Encoder, texts: Sequence[str], kind: Kind) -> Vectors:
@@ -405,7 +446,7 @@ def _manifest(
         encoder=_encoder_record(identity),
         counts=_counts(config, utterances),
         vectors=record,
-        fitted=artifact.FittedRecord(**asdict(fitted)),
+        fitted=_fitted_record(fitted),
         files={},
         built_with={"semroute": version("semroute-router"), "faiss": faiss.__version__},
     )
@@ -431,11 +472,31 @@ def _entries_from_bytes(data: bytes, config: Config) -> tuple[Entry, ...]:
     return tuple(Entry(places[row["route"]], row["text"]) for row in rows)
 
 
+def _fitted_record(fitted: Fitted) -> artifact.FittedRecord:
+    return artifact.FittedRecord(
+        max_distance=fitted.max_distance,
+        min_confidence=fitted.min_confidence,
+        method=fitted.method,
+        on=fitted.on,
+    )
+
+
 def _fitted_to_bytes(index: RouteIndex) -> bytes:
+    fitted = index.fitted
+    dim, count = index.manifest.encoder.dim, len(index.config.routes)
+    head = fitted.head or Head(np.empty((0, dim), np.float32), np.empty(0, np.float32))
     arrays = {
-        "max_distance": np.float64(index.fitted.max_distance),
-        "min_confidence": np.float64(index.fitted.min_confidence),
+        "fingerprint": np.frombuffer(index.fingerprint.encode(), np.uint8),
+        "head_weights": head.weights,
+        "head_bias": head.bias,
+        "vote_scale": np.float64(fitted.vote_scale),
+        "centroids": fitted.centroids.reshape(count, dim),
+        "evidence": np.array(astuple(fitted.evidence), np.float64),
+        "max_distance": np.float64(fitted.max_distance),
+        "min_confidence": np.float64(fitted.min_confidence),
+        "route_min_confidence": np.array(fitted.route_min_confidence, np.float64),
         "negatives": index.negatives,
+        "labels": index.labels,
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -456,20 +517,83 @@ def _check_counts(manifest: Manifest, config: Config, entries: Sequence[Entry]) 
         raise ValueError("the utterances are not those of the config")
 
 
-def _fitted_from_bytes(data: bytes, manifest: Manifest, config: Config) -> tuple[Fitted, Vectors]:
+def _fitted_from_bytes(data: bytes, manifest: Manifest, config: Config) -> tuple[Fitted, Vectors, Vectors]:
+    """What was fitted, the negatives and the labels. Raises ValueError or KeyError."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         # Stored, not compressed: what an entry unpacks to is bounded by the size of the file.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("the fitted numbers are compressed")
-        arrays = {name: _array_from_npy(archive.read(f"{name}.npy")) for name in _FITTED_ARRAYS}
-    fitted = Fitted(float(arrays["max_distance"]), float(arrays["min_confidence"]), manifest.fitted.on)
-    if asdict(fitted) != manifest.fitted.model_dump():
+        arrays = {
+            entry.filename.removesuffix(".npy"): _array_from_npy(archive.read(entry))
+            for entry in archive.infolist()
+        }
+    if manifest.format == 1:
+        arrays = _upgraded(arrays, manifest, len(config.routes))
+    _check_fitted(arrays, manifest, config)
+    head = Head(arrays["head_weights"], arrays["head_bias"])
+    fitted = Fitted(
+        head=head if len(head.bias) else None,
+        vote_scale=float(arrays["vote_scale"]),
+        centroids=arrays["centroids"],
+        evidence=Evidence(*arrays["evidence"].tolist()),
+        max_distance=float(arrays["max_distance"]),
+        min_confidence=float(arrays["min_confidence"]),
+        route_min_confidence=tuple(arrays["route_min_confidence"].tolist()),
+        method=manifest.fitted.method,
+        on=manifest.fitted.on,
+    )
+    if _fitted_record(fitted) != manifest.fitted:
         raise ValueError("the fitted numbers are not those of the manifest")
-    negatives = arrays["negatives"]
-    wanted = (len(config.settings.default.heldout), manifest.encoder.dim)
-    if negatives.dtype != np.float32 or negatives.shape != wanted:
-        raise ValueError(f"the fitted vectors are {negatives.dtype} {negatives.shape}")
-    return fitted, negatives
+    return fitted, arrays["negatives"], arrays["labels"]
+
+
+_SURE_TO_BELONG = 50.0  # an intercept of the evidence beyond all doubt
+
+
+def _upgraded(arrays: dict[str, NDArray[Any]], manifest: Manifest, count: int) -> dict[str, NDArray[Any]]:
+    """The arrays of an index of format 1, which knew a distance limit and the vote alone."""
+    dim = manifest.encoder.dim
+    return {
+        "fingerprint": np.frombuffer(manifest.fingerprint.encode(), np.uint8),
+        "head_weights": np.empty((0, dim), np.float32),
+        "head_bias": np.empty(0, np.float32),
+        "vote_scale": np.float64(1.0),
+        "centroids": np.zeros((count, dim), np.float32),
+        "evidence": np.array([_SURE_TO_BELONG, 0.0, 0.0, 0.0]),
+        "route_min_confidence": np.full(count, float(arrays["min_confidence"])),
+        "labels": np.empty((0, dim), np.float32),
+        **arrays,
+    }
+
+
+def _check_fitted(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, config: Config) -> None:
+    """Raise ValueError or KeyError unless the arrays have their shapes, and are fitted on this very index."""
+    if bytes(arrays["fingerprint"]) != manifest.fingerprint.encode():
+        raise ValueError("the numbers were fitted on another index")
+    count, dim = len(config.routes), manifest.encoder.dim
+    heads = len(arrays["head_bias"])
+    labels = len(_label_entries(config)) if len(arrays["labels"]) else 0
+    wanted = {
+        "head_weights": (np.float32, (heads, dim)),
+        "head_bias": (np.float32, (heads,)),
+        "vote_scale": (np.float64, ()),
+        "centroids": (np.float32, (count, dim)),
+        "evidence": (np.float64, (4,)),
+        "max_distance": (np.float64, ()),
+        "min_confidence": (np.float64, ()),
+        "route_min_confidence": (np.float64, (count,)),
+        "negatives": (np.float32, (len(config.settings.default.heldout), dim)),
+        "labels": (np.float32, (labels, dim)),
+    }
+    if heads not in (0, count):
+        raise ValueError(f"a head of {heads} routes, and there are {count}")
+    for name, (dtype, shape) in wanted.items():
+        array = arrays[name]
+        if array.dtype != dtype or array.shape != shape:
+            raise ValueError(f"the fitted {name} are {array.dtype} {array.shape}")
+        impossible = -np.inf if name == "head_bias" else np.nan  # a route without an example
+        if not np.all(np.isfinite(array) | (array == impossible)):
+            raise ValueError(f"the fitted {name} hold what is no number")
 
 
 def _array_from_npy(data: bytes) -> NDArray[Any]:

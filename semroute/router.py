@@ -33,10 +33,10 @@ from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.text import Prompt, PromptError, is_blank, routed_text
 from semroute.ulid import new_ulid
-from semroute.vote import NO_VOTE, Limits
+from semroute.vote import NO_VOTE, Judge, Limits
 
 if TYPE_CHECKING:
-    from semroute.encoders.base import Encoder
+    from semroute.encoders.base import Encoder, Vectors
 
 _log = logging.getLogger("semroute")
 
@@ -208,8 +208,12 @@ class _Snapshot:
         }
         self._models_of[None] = self._settings.default.model_names
         self._plans = {names: self._plan(names, _PLAIN) for names in set(self._models_of.values())}
+        self._judge = Judge(index.fitted, self._names)
         self._default_limits = _default_limits(index)
-        self._limits = {route.name: _own_limits(route, self._default_limits) for route in index.config.routes}
+        self._limits = {
+            route.name: _own_limits(index, route, fitted)
+            for route, fitted in zip(index.config.routes, index.fitted.route_min_confidence, strict=True)
+        }
 
     def verdict(self, prompt: Prompt, request: _Request) -> _Verdict:
         """What serves one prompt: by a rule where one decides, else by the vote of its neighbours."""
@@ -302,12 +306,15 @@ class _Snapshot:
         found = self.index.search(vectors, self._settings.vote.neighbors, only)
         if len(found) != len(texts):
             raise EncodingFailed(f"the encoder gave {len(found)} vectors for {len(texts)} texts")
-        return [None if nearest is None else self._count(nearest) for nearest in found]
+        return [
+            None if nearest is None else self._vote(nearest, vector, only)
+            for nearest, vector in zip(found, vectors, strict=True)
+        ]
 
-    def _count(self, nearest: Found) -> Vote:
+    def _vote(self, nearest: Found, vector: Vectors, only: frozenset[int] | None) -> Vote:
         routes = [self._routes[row] for row in nearest.rows]
         texts = [self._texts[row] for row in nearest.rows]
-        return vote.count(nearest.similarities, routes, texts, self._names)
+        return self._judge.vote(nearest.similarities, routes, texts, vector, only)
 
     def _judged(self, found: Vote | None, rule: str | None) -> _Verdict:
         if found is None:
@@ -424,10 +431,13 @@ def _default_limits(index: RouteIndex) -> Limits:
     )
 
 
-def _own_limits(route: Route, default: Limits) -> Limits:
+def _own_limits(index: RouteIndex, route: Route, fitted: float) -> Limits:
+    """What the route says itself, else what the settings say, else what was fitted for it."""
+    settings, default = index.config.settings.vote, _default_limits(index)
+    confidence = fitted if settings.min_confidence == "auto" else settings.min_confidence
     return Limits(
         default.max_distance if route.max_distance is None else route.max_distance,
-        default.min_confidence if route.min_confidence is None else route.min_confidence,
+        confidence if route.min_confidence is None else route.min_confidence,
     )
 
 

@@ -1,21 +1,95 @@
-"""Judgement: what the neighbours of a prompt say, and whether that is enough. Pure functions.
+"""Judgement: what the neighbours of a prompt and the fitted head say, and whether that is enough. Pure functions.
 
-Scores first, decision second: `count` never looks at a threshold and `judge` never reorders routes.
+    neighbours -> shares of the vote -+
+    vector -> head ------------------+-> probability of each route -> limits -> Verdict
+    how near it all is -> evidence --+
+
+Scores first, decision second: `Judge.vote` never looks at a limit and `judge` never reorders routes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from semroute.decision import Neighbor, Reason, Vote
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[np.float32]
 
 TEMPERATURE = 0.05
 """Of the softmax over similarities: a neighbour nearer by 0.05 weighs e times as much."""
 
+SHARE_FLOOR = 0.02
+"""Added to every share of the vote, so that a route without a neighbour stays possible."""
+
+NEAREST = 5
+"""So many of the nearest utterances say how near a prompt is."""
+
+_LISTED = 10
+"""At most so many routes are listed in a vote: those with the highest probability."""
+
 NO_VOTE = Vote(scores={}, neighbors=(), similarity=None, margin=None, confidence=0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """A log-linear head. weights: (routes, dim) float32. bias: (routes,) float32, -inf for impossible routes."""
+
+    weights: Vectors
+    bias: Vectors
+
+    def scaled(self, factor: float) -> Head:
+        """The same head at another temperature."""
+        return Head(self.weights * np.float32(factor), self.bias * np.float32(factor))
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How likely a prompt belongs to any route: a logistic function of how near it is to them.
+
+    intercept; and the slopes, never negative, of the mean similarity of the nearest utterances, of the
+    similarity to the centroid of the likeliest route, and of the head's highest logit.
+    """
+
+    intercept: float
+    nearness: float
+    centrality: float
+    logit: float
+
+    def probability(self, nearness: Any, centrality: Any, logit: Any) -> Any:
+        """In [0, 1]; of numbers or of arrays of one shape."""
+        value = self.intercept + self.nearness * nearness + self.centrality * centrality + self.logit * logit
+        return 0.5 * (1.0 + np.tanh(0.5 * value))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """The numbers fitted at build.
+
+    head: already at its temperature; None where the vote alone decides.
+    vote_scale: factor of the logarithm of the shares of the vote.
+    centroids: (routes, dim) float32, the mean direction of each route, zero where it has no example.
+    max_distance: cosine distance in [0, 2] to the nearest utterance above which the default serves.
+    min_confidence: in [0, 1]; below it the default serves. route_min_confidence: the same for each route.
+    method, on: what was fitted, and on what, for people.
+    """
+
+    head: Head | None
+    vote_scale: float
+    centroids: Vectors
+    evidence: Evidence
+    max_distance: float
+    min_confidence: float
+    route_min_confidence: tuple[float, ...]
+    method: str
+    on: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +108,16 @@ class Verdict(NamedTuple):
     detail: str
 
 
-def count(
+class _Ranked(NamedTuple):
+    """Neighbours, nearest first, and the share of the vote of each route they belong to."""
+
+    neighbors: tuple[Neighbor, ...]
+    shares: dict[int, float]
+
+
+def rank(
     similarities: Sequence[float], routes: Sequence[int], utterances: Sequence[str], names: Sequence[str]
-) -> Vote:
+) -> _Ranked:
     """Let the neighbours of one prompt vote, each with weight exp(similarity / TEMPERATURE).
 
     similarities: cosines, rounded to what they mean, in any order.
@@ -44,27 +125,92 @@ def count(
     utterances: the text of each.
     names: every route, in the order of the config.
 
-    Equal similarities, and equal scores, are ordered by the route's place in the config, so that the winner
-    of a tie is the route declared first.
+    Equal similarities are ordered by the route's place in the config.
     """
     # Plain Python: for the twenty numbers of one prompt it takes half the time of numpy.
     ranked = sorted(zip([-cosine for cosine in similarities], routes, utterances, strict=True))
-    if not ranked:
-        return NO_VOTE
-    nearest = ranked[0][0]
     weights: dict[int, float] = {}
     for negative, route, _ in ranked:
-        weights[route] = weights.get(route, 0.0) + math.exp((nearest - negative) / TEMPERATURE)
+        weights[route] = weights.get(route, 0.0) + math.exp((ranked[0][0] - negative) / TEMPERATURE)
     total = sum(weights.values())
-    shares = sorted([(-round(weight / total, 9), route) for route, weight in weights.items()])
-    best = -shares[0][0]
-    return Vote(
-        scores={names[route]: -negative for negative, route in shares},
-        neighbors=tuple([Neighbor(names[route], text, -negative) for negative, route, text in ranked]),
-        similarity=-nearest,
-        margin=best + (shares[1][0] if len(shares) > 1 else 0.0),
-        confidence=best,
+    return _Ranked(
+        tuple([Neighbor(names[route], text, -negative) for negative, route, text in ranked]),
+        {route: weight / total for route, weight in weights.items()},
     )
+
+
+class Judge:
+    """Turns the neighbours of a prompt into a probability for each route.
+
+    The probability of a route is that of belonging to any route (`Evidence`) times that of the route among
+    all (a softmax over head and vote). What is missing to 1 is the probability that no route is right.
+    """
+
+    def __init__(self, fitted: Fitted, names: Sequence[str]) -> None:
+        """Judge with `fitted` over the routes `names`, in the order of the config."""
+        self._fitted = fitted
+        self._names = tuple(names)
+        self._bias = np.zeros(len(self._names), np.float32) if fitted.head is None else fitted.head.bias
+        self._weights = None if fitted.head is None else fitted.head.weights
+        self._floor = math.log(SHARE_FLOOR)
+
+    def vote(
+        self,
+        similarities: Sequence[float],
+        routes: Sequence[int],
+        utterances: Sequence[str],
+        vector: Vectors,
+        only: Collection[int] | None = None,
+    ) -> Vote:
+        """The vote on one prompt.
+
+        similarities, routes, utterances: of its neighbours, see `rank`; vector: (dim,) float32, its own.
+        only: the routes that may win; None means all.
+
+        Equal probabilities are ordered by the route's place in the config, so that the winner of a tie is
+        the route declared first.
+        """
+        if not similarities:
+            return NO_VOTE
+        neighbors, shares = rank(similarities, routes, utterances, self._names)
+        scores = self._bias.copy() if self._weights is None else self._weights @ vector + self._bias
+        if only is not None:
+            forbidden = np.ones(len(scores), bool)
+            forbidden[list(only)] = False
+            scores[forbidden] = -np.inf
+        likeliest = max(shares, key=shares.__getitem__) if self._weights is None else int(scores.argmax())
+        belongs = self._belongs(neighbors, likeliest, vector, float(scores[likeliest]))
+        scale, floor = self._fitted.vote_scale, self._floor
+        scores[list(shares)] += [scale * (math.log(share + SHARE_FLOOR) - floor) for share in shares.values()]
+        listed = self._listed(scores, belongs)
+        best = listed[0][0]
+        return Vote(
+            scores={self._names[route]: -negative for negative, route in listed},
+            neighbors=neighbors,
+            similarity=neighbors[0].similarity,
+            margin=(listed[1][0] if len(listed) > 1 else 0.0) - best,
+            confidence=-best,
+        )
+
+    def _belongs(self, neighbors: Sequence[Neighbor], likeliest: int, vector: Vectors, logit: float) -> float:
+        near = neighbors[:NEAREST]
+        nearness = sum([neighbor.similarity for neighbor in near]) / len(near)
+        centrality = float(self._fitted.centroids[likeliest] @ vector)
+        logit = logit if math.isfinite(logit) else 0.0
+        return float(self._fitted.evidence.probability(nearness, centrality, logit))
+
+    @staticmethod
+    def _listed(scores: Vectors, belongs: float) -> list[tuple[float, int]]:
+        """The likeliest routes as (minus probability, route), best first."""
+        chances = np.exp(scores - scores.max())
+        chances *= belongs / chances.sum()
+        if len(chances) > _LISTED:
+            routes = np.argpartition(chances, -_LISTED)[-_LISTED:]
+            found = zip(chances[routes].tolist(), routes.tolist(), strict=True)
+        else:
+            found = zip(chances.tolist(), range(len(chances)), strict=True)
+        listed = sorted([(-round(chance, 6), route) for chance, route in found])
+        return [pair for pair in listed if pair[0] < 0.0] or listed[:1]
 
 
 def judge(vote: Vote, limits: Limits) -> Verdict:
@@ -90,6 +236,6 @@ def judge(vote: Vote, limits: Limits) -> Verdict:
     return Verdict(
         accepted=True,
         reason="match",
-        detail=f"{vote.best!r} has {vote.confidence:.0%} of the vote of {len(vote.neighbors)} neighbours; "
+        detail=f"{vote.best!r} has confidence {vote.confidence:.3f}, {vote.margin:.3f} before the next; "
         f"the nearest utterance is at distance {distance:.3f}.",
     )
