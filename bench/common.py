@@ -21,9 +21,7 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def write_project(
-    folder: Path, labelled: list[dict], encoder: str, *, heldout: Sequence[str] = ()
-) -> Path:
+def write_project(folder: Path, labelled: list[dict], encoder: str, *, heldout: Sequence[str] = ()) -> Path:
     """A folder of routes made of labelled prompts; one file, written as JSON, which is YAML too."""
     by_route = collections.defaultdict(list)
     for row in labelled:

@@ -48,7 +48,8 @@ _SEARCHED_UP_TO = 150_000_000
 """Utterances x routes x dimensions up to which the strength is searched for; it changes little."""
 
 _LOGISTIC_UP_TO = 2_500_000_000
-"""Utterances x routes x dimensions above which a logistic head takes minutes: linear discriminants instead."""
+"""Utterances x routes x dimensions above which a logistic head takes minutes: linear
+discriminants instead."""
 
 _DISCRIMINANT_SHRINKAGE = 0.5
 _OBSERVED = 3_000
@@ -67,6 +68,7 @@ _FLAT = 1e-6  # a spread that says nothing
 _IMPOSSIBLE = -1e4  # a logit that no scale brings back
 _CHUNK_FLOATS = 1 << 23
 _USUAL_EVIDENCE = (1.5, 1.5)  # intercept and slope of the standardised evidence: what most data sets give
+_USUAL_CONFIDENCE = 0.4  # the threshold where nothing can be observed
 _PRIOR_WEIGHT = 4.0  # of the usual evidence, in observed prompts
 
 _KEPT_SHARE = 0.995
@@ -111,7 +113,11 @@ class Examples:
 
 
 class _Fold(NamedTuple):
-    """What one fold leaves out. `kept` (count,) bool: the routes that stay; the others are rows of utterances."""
+    """What one fold leaves out.
+
+    kept: (count,) bool, the routes that stay. inside, outside: rows of utterances, of routes that stay and
+    of routes that do not.
+    """
 
     kept: NDArray[np.bool_]
     inside: Ints
@@ -155,12 +161,14 @@ def fit(
 
     Deterministic: the same input gives the same numbers on the same machine.
     """
+    if len(utterances) == 0:
+        return _unfitted(utterances.vectors.shape[1], count)
     folds = _folds(utterances, count)
     kind, strengths = _head_kind(utterances, count)
-    steps = _Steps(progress, len(folds) + 1 + (len(strengths) - 1 if folds else 0))
+    steps = _Steps(progress, len(folds) + len(strengths))
     left_out, strength = _observe_folds(folds, utterances, labels, count, neighbors, strengths, steps)
     known = utterances.joined(labels)
-    head = _fit_head(known, count, strength) if folds else None
+    head = _fit_head(known, count, strength)
     steps.done()
     inside = left_out.routes >= 0
     blend = _blend(_taken(left_out, inside), has_head=head is not None)
@@ -189,11 +197,26 @@ def fit(
     )
 
 
+def _unfitted(dim: int, count: int) -> Fitted:
+    """For an index without an utterance, which never votes."""
+    return Fitted(
+        head=None,
+        vote_scale=1.0,
+        centroids=np.zeros((count, dim), np.float32),
+        evidence=Evidence(0.0, 0.0, 0.0, 0.0),
+        max_distance=_DISTANCE_WITHOUT_EVIDENCE,
+        min_confidence=_USUAL_CONFIDENCE,
+        route_min_confidence=(_USUAL_CONFIDENCE,) * count,
+        method="nothing",
+        on="no utterance",
+    )
+
+
 # Folds
 
 
 def _folds(utterances: Examples, count: int) -> list[_Fold]:
-    if count < 2 or len(utterances) == 0:
+    if len(utterances) == 0:
         return []
     rng = np.random.default_rng(SEED)
     every = np.ones(count, bool)
@@ -201,7 +224,7 @@ def _folds(utterances: Examples, count: int) -> list[_Fold]:
     nothing = np.empty(0, np.int64)
     if count < _FEW_ROUTES:
         within = [_Fold(every, np.flatnonzero(parts == part), nothing) for part in range(_GROUPS)]
-        without = [every & (np.arange(count) != route) for route in range(count)]
+        without = [every & (np.arange(count) != route) for route in range(count)] if count > 1 else []
         outside = [_Fold(kept, nothing, np.flatnonzero(~kept[utterances.routes])) for kept in without]
         return [fold for fold in within + outside if len(fold.inside) or len(fold.outside)]
     groups = _route_groups(utterances, count)
@@ -273,8 +296,8 @@ def _fit_head(examples: Examples, count: int, strength: float) -> Head | None:
     from sklearn.linear_model import LogisticRegression
 
     present = np.unique(examples.routes)
-    if len(present) < 2:
-        return None
+    if len(present) < 2 or (strength == 0.0 and len(examples) <= len(present)):
+        return None  # discriminants need to see how the examples of a route differ
     if strength > 0.0:
         model: Any = LogisticRegression(C=strength, tol=1e-4, max_iter=200)
         arguments = {"sample_weight": _balance(examples.routes, count)}
@@ -359,7 +382,7 @@ class _Found(NamedTuple):
 def _search(
     prompts: Examples, utterances: Examples, hidden: NDArray[np.bool_], own: Ints | None, k: int
 ) -> _Found:
-    """The `k` nearest utterances of each prompt, without those that are `hidden` and without its `own` row."""
+    """The `k` nearest utterances of each prompt: none that is `hidden`, and not its `own` row."""
     k = min(max(k, NEAREST), len(utterances))
     similarities = np.full((len(prompts), k), -1.0)
     rows = np.zeros((len(prompts), k), np.int64)
@@ -408,17 +431,18 @@ def _observed(
 def _logits(head: Head | None, prompts: Examples, count: int) -> Floats:
     if head is None:
         return np.zeros((len(prompts), count))
-    logits = prompts.vectors @ head.weights.T + head.bias
-    return np.maximum(logits.astype(np.float64), _IMPOSSIBLE)
+    logits: Floats = (prompts.vectors @ head.weights.T + head.bias).astype(np.float64)
+    return np.maximum(logits, _IMPOSSIBLE)
 
 
 def _shares(found: _Found, count: int) -> Floats:
-    """(m, count) what share of the vote each route gets; see `vote.count`."""
+    """(m, count) what share of the vote each route gets; see `vote.rank`."""
     nearest = found.similarities.max(axis=1, keepdims=True, initial=-1.0)
     weights = np.exp((found.similarities - nearest) / TEMPERATURE) * (found.similarities > -1.0)
     shares = np.zeros((len(weights), count))
     np.add.at(shares, (np.arange(len(weights))[:, None], found.routes), weights)
-    return shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
+    return shares
 
 
 def _loss(head: Head | None, prompts: Examples) -> float:
@@ -434,7 +458,8 @@ def _loss(head: Head | None, prompts: Examples) -> float:
 
 def _log_softmax(scores: Floats) -> Floats:
     shifted = scores - scores.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs
 
 
 def _nothing_observed(count: int) -> _Observed:
@@ -443,18 +468,20 @@ def _nothing_observed(count: int) -> _Observed:
 
 
 def _concatenated(parts: Sequence[_Observed]) -> _Observed:
-    return _Observed(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    columns: list[Any] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return _Observed(*columns)
 
 
 def _taken(observed: _Observed, rows: NDArray[np.bool_]) -> _Observed:
-    return _Observed(*(column[rows] for column in observed))
+    columns: list[Any] = [column[rows] for column in observed]
+    return _Observed(*columns)
 
 
 # What follows from it
 
 
 class _Blend(NamedTuple):
-    """Factors of the head's logits and of the logarithm of the shares of the vote; `head` is 0 without one."""
+    """Factors of the head's logits, 0 without a head, and of the logarithm of the shares of the vote."""
 
     head: float
     vote: float
@@ -595,7 +622,7 @@ def _thresholds(
     route with little data has nearly the common threshold.
     """
     if len(best) < _FEWEST_OBSERVED or (routes >= 0).all() or (routes < 0).all():
-        return 0.5, (0.5,) * count
+        return _USUAL_CONFIDENCE, (_USUAL_CONFIDENCE,) * count
     reached = np.searchsorted(_GRID, confidence, side="right")  # accepted at the cuts before it
     right, none = weights * (best == routes), weights * (routes < 0)
     size = len(_GRID) + 1

@@ -222,6 +222,29 @@ def evaluate_index(
 
 
 @app.command()
+def lint(
+    routes: _RoutesOption = Path("routes"),
+    index: _IndexOption = Path("index"),
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when there is a finding, for CI.")] = False,
+    as_json: _JsonOption = False,
+) -> None:
+    """Name what is weak in the utterances and heldout prompts, each with its place and what would help."""
+    from semroute.lint import examine
+
+    with _progress("Embedding") as advance:
+        findings = examine(routes, index, progress=advance)
+    if as_json:
+        _print_json([finding.to_dict() for finding in findings])
+    else:
+        for finding in findings:
+            _print(str(finding))
+    counted = "1 finding" if len(findings) == 1 else f"{len(findings) or 'no'} findings"
+    _say(f"{_escape(str(routes))}: {counted}")
+    if strict and findings:
+        raise typer.Exit(_CHECK_FAILED)
+
+
+@app.command()
 def doctor(
     routes: _RoutesOption = Path("routes"),
     index: _IndexOption = Path("index"),

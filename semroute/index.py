@@ -10,10 +10,10 @@ import io
 import json
 import math
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-import re
 from dataclasses import asdict, astuple, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -152,7 +152,7 @@ def build(
     progress: Progress | None = None,
     fitting: Progress | None = None,
 ) -> BuildReport:
-    """Embed the utterances of `config` and fit on them; `progress` hears of the first, `fitting` of the second.
+    """Embed the utterances of `config` (`progress` hears of it) and fit on them (`fitting` does).
 
     Vectors of texts that `previous` holds, made by an encoder of the same identity, are taken from there.
 
@@ -557,7 +557,7 @@ def _upgraded(arrays: dict[str, NDArray[Any]], manifest: Manifest, count: int) -
         "fingerprint": np.frombuffer(manifest.fingerprint.encode(), np.uint8),
         "head_weights": np.empty((0, dim), np.float32),
         "head_bias": np.empty(0, np.float32),
-        "vote_scale": np.float64(1.0),
+        "vote_scale": np.array(1.0),
         "centroids": np.zeros((count, dim), np.float32),
         "evidence": np.array([_SURE_TO_BELONG, 0.0, 0.0, 0.0]),
         "route_min_confidence": np.full(count, float(arrays["min_confidence"])),

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -28,12 +29,14 @@ from semroute.config import Route, Rule, Weights
 from semroute.decision import Candidate, Decision, Reason, Vote
 from semroute.encoders import open_encoder
 from semroute.encoders.base import clip
+from semroute.encoders.bundled import known_words
 from semroute.errors import ArtifactMismatch, EncodingFailed, SemrouteError
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.text import Prompt, PromptError, is_blank, routed_text
 from semroute.ulid import new_ulid
 from semroute.vote import NO_VOTE, Judge, Limits
+from semroute.wording import Reader
 
 if TYPE_CHECKING:
     from semroute.encoders.base import Encoder, Vectors
@@ -208,6 +211,7 @@ class _Snapshot:
         }
         self._models_of[None] = self._settings.default.model_names
         self._plans = {names: self._plan(names, _PLAIN) for names in set(self._models_of.values())}
+        self._reader = Reader(self._texts, known_words(index.manifest.encoder.name))
         self._judge = Judge(index.fitted, self._names)
         self._default_limits = _default_limits(index)
         self._limits = {
@@ -301,7 +305,12 @@ class _Snapshot:
         return [self._judged(found, name) for found in votes]
 
     def _votes(self, texts: Sequence[str], only: frozenset[int] | None) -> list[Vote | None]:
-        """The vote on each text; None where its vector is none (zero, infinite, not a number)."""
+        """The vote on each text, of several readings the surest; None where it has no usable vector."""
+        readings = [self._reader.readings(text) for text in texts]
+        votes = iter(self._votes_as_read(list(chain.from_iterable(readings)), only))
+        return [_surest([next(votes) for _ in group]) for group in readings]
+
+    def _votes_as_read(self, texts: Sequence[str], only: frozenset[int] | None) -> list[Vote | None]:
         vectors = self.encoder.encode(texts, kind="query")
         found = self.index.search(vectors, self._settings.vote.neighbors, only)
         if len(found) != len(texts):
@@ -421,6 +430,13 @@ def _anonymous(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = " <- ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-3:]))
     return f"{type(error).__name__} at {where}"
+
+
+def _surest(votes: Sequence[Vote | None]) -> Vote | None:
+    """The vote with the highest confidence, the first of equals; None where there is none."""
+    return max(
+        (found for found in votes if found is not None), key=lambda found: found.confidence, default=None
+    )
 
 
 def _default_limits(index: RouteIndex) -> Limits:

@@ -1,4 +1,4 @@
-"""Judgement: what the neighbours of a prompt and the fitted head say, and whether that is enough. Pure functions.
+"""Judgement: what the neighbours of a prompt and the fitted head say, and whether that is enough. Pure.
 
     neighbours -> shares of the vote -+
     vector -> head ------------------+-> probability of each route -> limits -> Verdict
@@ -32,6 +32,12 @@ SHARE_FLOOR = 0.02
 NEAREST = 5
 """So many of the nearest utterances say how near a prompt is."""
 
+_SAME = 0.9999
+"""From this similarity on a prompt is, to the encoder, an utterance: it then belongs to that route."""
+
+_SURE = 3.0
+"""By how much, in logits, such a route leads the others: what people wrote down outweighs what was learnt."""
+
 _LISTED = 10
 """At most so many routes are listed in a vote: those with the highest probability."""
 
@@ -40,7 +46,10 @@ NO_VOTE = Vote(scores={}, neighbors=(), similarity=None, margin=None, confidence
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """A log-linear head. weights: (routes, dim) float32. bias: (routes,) float32, -inf for impossible routes."""
+    """A log-linear head.
+
+    weights: (routes, dim) float32. bias: (routes,) float32, minus infinity where a route had no example.
+    """
 
     weights: Vectors
     bias: Vectors
@@ -143,7 +152,8 @@ class Judge:
     """Turns the neighbours of a prompt into a probability for each route.
 
     The probability of a route is that of belonging to any route (`Evidence`) times that of the route among
-    all (a softmax over head and vote). What is missing to 1 is the probability that no route is right.
+    all (a softmax over head and vote). What is missing to 1 is the probability that no route is right. A
+    prompt that is an utterance, word for word, goes to its route, the one declared first of several.
     """
 
     def __init__(self, fitted: Fitted, names: Sequence[str]) -> None:
@@ -182,15 +192,14 @@ class Judge:
         belongs = self._belongs(neighbors, likeliest, vector, float(scores[likeliest]))
         scale, floor = self._fitted.vote_scale, self._floor
         scores[list(shares)] += [scale * (math.log(share + SHARE_FLOOR) - floor) for share in shares.values()]
-        listed = self._listed(scores, belongs)
-        best = listed[0][0]
-        return Vote(
-            scores={self._names[route]: -negative for negative, route in listed},
-            neighbors=neighbors,
-            similarity=neighbors[0].similarity,
-            margin=(listed[1][0] if len(listed) > 1 else 0.0) - best,
-            confidence=-best,
-        )
+        if neighbors[0].similarity >= _SAME:
+            written = next(iter(shares))
+            scores[written] = scores.max() + _SURE
+            belongs = max(belongs, 1.0 / (1.0 + math.exp(-_SURE)))
+        listed = _likeliest(scores)
+        found = {self._names[route]: round(belongs * -negative, 6) for negative, route in listed}
+        best, second = [*found.values(), 0.0][:2]
+        return Vote(found, neighbors, neighbors[0].similarity, best - second, best)
 
     def _belongs(self, neighbors: Sequence[Neighbor], likeliest: int, vector: Vectors, logit: float) -> float:
         near = neighbors[:NEAREST]
@@ -199,18 +208,15 @@ class Judge:
         logit = logit if math.isfinite(logit) else 0.0
         return float(self._fitted.evidence.probability(nearness, centrality, logit))
 
-    @staticmethod
-    def _listed(scores: Vectors, belongs: float) -> list[tuple[float, int]]:
-        """The likeliest routes as (minus probability, route), best first."""
-        chances = np.exp(scores - scores.max())
-        chances *= belongs / chances.sum()
-        if len(chances) > _LISTED:
-            routes = np.argpartition(chances, -_LISTED)[-_LISTED:]
-            found = zip(chances[routes].tolist(), routes.tolist(), strict=True)
-        else:
-            found = zip(chances.tolist(), range(len(chances)), strict=True)
-        listed = sorted([(-round(chance, 6), route) for chance, route in found])
-        return [pair for pair in listed if pair[0] < 0.0] or listed[:1]
+
+def _likeliest(scores: Vectors) -> list[tuple[float, int]]:
+    """The likeliest routes as (minus probability, route), best first, if one of them is right."""
+    chances = np.exp(scores - scores.max())
+    chances = np.round(chances / chances.sum(), 6)
+    least = 0.0 if len(chances) <= _LISTED else max(0.0, float(np.partition(chances, -_LISTED)[-_LISTED]))
+    routes = np.flatnonzero((chances >= least) & (chances > 0.0))
+    pairs = zip((-chances[routes]).tolist(), routes.tolist(), strict=True)
+    return sorted(pairs)[:_LISTED]
 
 
 def judge(vote: Vote, limits: Limits) -> Verdict:

@@ -20,7 +20,7 @@ _STOPS = r"\s{0,20}[,.!?:;-]{1,5}\s{0,20}"
 _MEANT = r"(?!(?:in|into|to|is|means|from|and|or|for)\b)"
 _GREETING = (
     r"(?:hi|hello|hey|hiya|greetings|good (?:morning|afternoon|evening|day))"
-    r"(?: (?:there|again|all|everyone|everybody|team|folks|guys))?"
+    r"(?: (?:there|again|all|everyone|everybody|team|folks|guys))?+"  # possessive: "hello there" is whole
 )
 _OPENING = re.compile(
     rf"(?:{_GREETING}(?:{_STOPS}|\s{{1,20}}{_MEANT})"
@@ -263,3 +263,20 @@ def _last_space(piece: str) -> int:
     """Where the last white space stands in the second half of `piece`; its end where there is none."""
     places = [place for place in range(len(piece) // 2, len(piece)) if piece[place].isspace()]
     return places[-1] if places else len(piece)
+
+
+class Reader:
+    """Reads a prompt as one or several texts to embed, of which the one that is judged surest decides."""
+
+    def __init__(self, utterances: Sequence[str], known: Collection[str]) -> None:
+        """Read for `utterances`; without `known` words of the encoder's language no slip is mended."""
+        self._keep = marks_used(utterances)
+        self._speller = Speller(utterances, known) if known else None
+
+    def readings(self, text: str) -> list[str]:
+        """The views of `text` (see `views`), each plain and mended; at least one, blank only if `text` is."""
+        return [self._read(view) for view in views(text)]
+
+    def _read(self, view: str) -> str:
+        wish = plain(view, self._keep)
+        return wish if self._speller is None else self._speller.repair(wish)

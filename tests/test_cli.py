@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, ROUTES
 
-COMMANDS = ("init", "validate", "build", "route", "eval", "doctor", "schema")
+COMMANDS = ("init", "validate", "build", "route", "eval", "lint", "doctor", "schema")
 
 
 @pytest.fixture

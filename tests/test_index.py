@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import multiprocessing
 import threading
 import time
+from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
 from conftest import ROUTES
 
-from semroute import EncodingFailed, freshness, index
+from semroute import ArtifactCorrupt, EncodingFailed, freshness, index
 from semroute.build import build_index, check_index
 from semroute.config import load_config
 from semroute.encoders import identify
+from semroute.router import Router
+from semroute.starter import write_starter
 from semroute.testing import HashEncoder
 
 ENCODER = HashEncoder(dim=64)
@@ -142,7 +147,8 @@ def test_another_encoder_makes_every_vector_anew(write_project):
     first = built(write_project()).index
     encoder = CountingEncoder(dim=32)
     report = built(write_project(), encoder, previous=first)
-    assert report.reused == 0 and len(encoder.texts) == 12
+    names = 3  # of the routes, which the head learns from too
+    assert report.reused == 0 and len(encoder.texts) == 12 + names
 
 
 def test_progress_is_told_up_to_the_end(write_project):
@@ -156,13 +162,42 @@ def test_saved_and_loaded_it_is_the_same(write_project, tmp_path):
     heldout = {"default": {"model": "big", "heldout": ["open the garage"]}}
     saved = index.save(built(write_project(settings=heldout)).index, tmp_path / "index")
     loaded = index.load(tmp_path / "index")
-    assert (loaded.manifest, loaded.config, loaded.entries, loaded.fitted) == (
-        saved.manifest,
-        saved.config,
-        saved.entries,
-        saved.fitted,
-    )
+    assert (loaded.manifest, loaded.config, loaded.entries) == (saved.manifest, saved.config, saved.entries)
     assert (loaded.reconstruct() == saved.reconstruct()).all() and (loaded.negatives == saved.negatives).all()
+    assert (loaded.labels == saved.labels).all() and same(loaded.fitted, saved.fitted)
+
+
+def same(one, other) -> bool:
+    """Whether two fits hold the same numbers."""
+    alone = [dataclasses.replace(fit, head=None, centroids=None) for fit in (one, other)]
+    alike = [getattr(alone[0], f.name) == getattr(alone[1], f.name) for f in dataclasses.fields(one)]
+    arrays = [(fit.head.weights, fit.head.bias, fit.centroids) for fit in (one, other)]
+    return all(alike) and all((a == b).all() for a, b in zip(*arrays, strict=True))
+
+
+def test_an_index_of_format_1_still_loads_and_counts_as_stale(tmp_path):
+    folder = Path(__file__).parent / "golden" / "format-1"
+    router = Router.load(folder)
+    assert router.route("where is my refund?").route == "billing"
+    assert router.index.fitted.head is None
+    write_starter(tmp_path / "routes")
+    settings = tmp_path / "routes" / "semroute.yaml"
+    settings.write_text(settings.read_text().replace("encoder: minilm", "encoder: static"))
+    assert check_index(tmp_path / "routes", folder) != []
+
+
+def test_numbers_fitted_on_another_index_are_refused(write_project, tmp_path):
+    one = index.save(built(write_project()).index, tmp_path / "one")
+    other = index.save(built(write_project(settings={"vote": {"neighbors": 3}})).index, tmp_path / "two")
+    assert index.load(tmp_path / "one").fingerprint == one.fingerprint
+    fitted = other.manifest.files["fitted"]
+    (tmp_path / "one" / fitted.name).write_bytes((tmp_path / "two" / fitted.name).read_bytes())
+    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    manifest["files"]["fitted"] = fitted.model_dump()
+    manifest["fitted"] = other.manifest.fitted.model_dump()
+    (tmp_path / "one" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactCorrupt, match="fitted on another index"):
+        index.load(tmp_path / "one")
 
 
 def test_the_same_inputs_give_the_same_files(write_project, tmp_path):
@@ -192,12 +227,11 @@ def test_the_distance_limit_is_fitted_between_near_and_far(write_project):
     assert near < made.fitted.max_distance < far
 
 
-def test_negatives_move_the_limit(write_project):
-    without = built(write_project(many_routes(400))).index.fitted.max_distance
+def test_negatives_move_what_counts_as_near(write_project):
+    without = built(write_project(many_routes(400))).index.fitted.evidence
     strangers = [f"word{n} but something else entirely {n}" for n in range(15)]
     settings = {"default": {"model": "big", "heldout": strangers}}
-    limit = built(write_project(many_routes(400), settings)).index.fitted.max_distance
-    assert limit != without
+    assert built(write_project(many_routes(400), settings)).index.fitted.evidence != without
 
 
 @pytest.mark.parametrize(
@@ -212,7 +246,7 @@ def test_negatives_move_the_limit(write_project):
 )
 def test_degenerate_routes_give_finite_numbers(write_project, routes):
     fitted = built(write_project(routes)).index.fitted
-    assert 0.0 <= fitted.max_distance <= 2.0 and fitted.min_confidence == 0.0
+    assert 0.0 <= fitted.max_distance <= 2.0 and 0.0 <= fitted.min_confidence <= 1.0
 
 
 # Freshness ---------------------------------------------------------------------------------------------------

@@ -519,8 +519,8 @@ def test_a_huge_manifest_is_refused_unread(folder):
 
 
 def test_an_index_of_a_later_format_says_so(folder):
-    edit_manifest(folder, lambda manifest: manifest.update(format=2, something="new"))
-    with pytest.raises(ArtifactMismatch, match="format 2"):
+    edit_manifest(folder, lambda manifest: manifest.update(format=3, something="new"))
+    with pytest.raises(ArtifactMismatch, match="format 3"):
         index.load(folder)
 
 

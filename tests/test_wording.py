@@ -197,3 +197,9 @@ def test_views_are_parts_of_the_text(text, times):
     if parts:
         assert long.strip().startswith(parts[0])
         assert long.strip().endswith(parts[1])
+
+
+@pytest.mark.parametrize("text", ["hello there", "Hi there!", "good morning everyone", "hey again"])
+def test_a_greeting_of_two_words_is_not_cut_in_two(text):
+    assert plain(text).lower().split()[-1].rstrip("!") in {"there", "everyone", "again"}
+    assert len(plain(text).split()) == len(text.split())

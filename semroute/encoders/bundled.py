@@ -68,6 +68,21 @@ def verify_assets() -> list[str]:
     return problems
 
 
+def known_words(name: str) -> frozenset[str]:
+    """The whole words of the vocabulary of a bundled encoder; empty for any other encoder.
+
+    Raises EncoderUnavailable.
+    """
+    if name not in NAMES:
+        return frozenset()
+    file = ASSETS / "static" / "vocab.txt"  # both encoders have the same vocabulary
+    try:
+        tokens = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise EncoderUnavailable(f"cannot read {file}: {error}; reinstall semroute-router") from error
+    return frozenset(token for token in tokens if token.isascii() and token.isalpha())
+
+
 def _problem(file: Path, size: int, sha256: str) -> str | None:
     try:
         if file.stat().st_size != size:
