@@ -45,6 +45,8 @@ bench: $(BIN)/pytest
 	$(BIN)/python bench/build.py --data $(DATA)
 	$(BIN)/python bench/encoders.py --data $(DATA)
 	$(BIN)/python bench/accuracy.py --data $(DATA)
+	$(BIN)/python bench/stability.py --data $(DATA)
+	$(BIN)/python bench/fitting.py
 	$(BIN)/python bench/faiss_kinds.py --data $(DATA)
 
 clean:

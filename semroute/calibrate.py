@@ -59,7 +59,10 @@ _FEWEST_OBSERVED = 8
 """Fewer prompts in scope decide nothing: what is usual is taken."""
 
 NONE_SHARE = 0.2
-"""The share of prompts that belong to no route, as assumed where nothing says otherwise."""
+"""The share of prompts that are assumed to belong to no route, of many routes; see `_none_share`."""
+
+_ROUTES_FOR_HALF = 4
+"""With so many routes, half of the prompts are assumed to belong to none."""
 
 _REAL_NEGATIVES = 30
 """As many default heldout prompts weigh as much as all routes that were left out."""
@@ -179,7 +182,7 @@ def fit(
     found = _search(negatives, utterances, np.zeros(len(utterances), bool), None, neighbors)
     real = _observed(negatives, found, found, head, centroids, everything)
     observed = _concatenated([left_out, real])
-    weights = _weights(observed.routes, len(real.routes))
+    weights = _weights(observed.routes, len(real.routes), _none_share(count))
     uses_logit = head is not None and count >= _FEW_ROUTES
     evidence = _evidence(observed, weights, blend.head, uses_logit=uses_logit)
     best, confidence = _judged(observed, evidence, blend)
@@ -545,18 +548,23 @@ def _blended(observed: _Observed, blend: _Blend) -> Floats:
     return _log_softmax(np.where(observed.logits > _IMPOSSIBLE, scores, _IMPOSSIBLE))
 
 
-def _weights(routes: Ints, real: int) -> Floats:
-    """(m,) how much each prompt counts, 1 on average: NONE_SHARE of the whole for those that belong to none.
+def _none_share(count: int) -> float:
+    """The share of prompts that are assumed to belong to none of `count` routes: few routes cover little."""
+    return max(NONE_SHARE, _ROUTES_FOR_HALF / (_ROUTES_FOR_HALF + count))
+
+
+def _weights(routes: Ints, real: int, none_share: float) -> Floats:
+    """(m,) how much each prompt counts, 1 on average: `none_share` of all for those that belong to none.
 
     The last `real` are the user's own; the more of them, the less the routes that were left out count.
     """
     inside = routes >= 0
-    weights = np.where(inside, _even(1.0 - NONE_SHARE, inside.sum()), 0.0)
+    weights = np.where(inside, _even(1.0 - none_share, inside.sum()), 0.0)
     own = np.arange(len(routes)) >= len(routes) - real
     left_out = ~inside & ~own
     share = real / (real + _REAL_NEGATIVES) if left_out.any() else 1.0
-    weights[left_out] = _even(NONE_SHARE * (1.0 - share), left_out.sum())
-    weights[own] = _even(NONE_SHARE * share, real)
+    weights[left_out] = _even(none_share * (1.0 - share), left_out.sum())
+    weights[own] = _even(none_share * share, real)
     return weights * (len(routes) / weights.sum()) if len(routes) else weights
 
 

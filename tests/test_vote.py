@@ -133,6 +133,7 @@ def test_scores_are_probabilities_best_first(has_head, pairs, evidence, seed):
 
 @given(neighbours, evidences, seeds)
 def test_what_is_missing_to_one_is_the_probability_of_no_route(pairs, evidence, seed):
+    pairs = [(min(cosine, 0.99), route) for cosine, route in pairs]  # no utterance, word for word
     evidence = replace(evidence, nearness=0.0, centrality=0.0, logit=0.0)
     vote = cast(pairs, fitted(evidence, random_head(seed)), random_vector(seed))
     assert sum(vote.scores.values()) == pytest.approx(1 / (1 + math.exp(-evidence.intercept)), abs=ROUNDING)
@@ -344,3 +345,10 @@ def test_a_stricter_limit_never_accepts_more(pairs, distance, confidence):
     else:
         assert not judge(vote, Limits(max(0.0, distance - 0.1), confidence)).accepted
         assert not judge(vote, Limits(distance, min(1.0, confidence + 0.1))).accepted
+
+
+@given(neighbours, evidences, seeds, st.integers(0, len(NAMES) - 1))
+def test_a_prompt_that_is_an_utterance_goes_to_its_route_whatever_was_learnt(pairs, evidence, seed, route):
+    others = [(min(cosine, 0.99), other) for cosine, other in pairs]
+    vote = cast([*others, (1.0, route)], fitted(evidence, random_head(seed)), random_vector(seed))
+    assert vote.best == NAMES[route] and vote.confidence > 0.8
