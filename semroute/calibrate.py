@@ -169,7 +169,9 @@ def fit(
     folds = _folds(utterances, count)
     kind, strengths = _head_kind(utterances, count)
     steps = _Steps(progress, len(folds) + len(strengths))
-    left_out, strength = _observe_folds(folds, utterances, labels, count, neighbors, strengths, steps)
+    left_out, real, strength = _observe_folds(
+        folds, utterances, labels, negatives, count, neighbors, strengths, steps
+    )
     known = utterances.joined(labels)
     head = _fit_head(known, count, strength)
     steps.done()
@@ -178,11 +180,8 @@ def fit(
     if blend.head == 0.0:
         head = None
     centroids = _centroids(known, count)
-    everything = np.ones(count, bool)
-    found = _search(negatives, utterances, np.zeros(len(utterances), bool), None, neighbors)
-    real = _observed(negatives, found, found, head, centroids, everything)
     observed = _concatenated([left_out, real])
-    weights = _weights(observed.routes, len(real.routes), _none_share(count))
+    weights = _weights(observed.routes, len(real.routes), len(negatives), _none_share(count))
     uses_logit = head is not None and count >= _FEW_ROUTES
     evidence = _evidence(observed, weights, blend.head, uses_logit=uses_logit)
     best, confidence = _judged(observed, evidence, blend)
@@ -336,13 +335,18 @@ def _observe_folds(
     folds: Sequence[_Fold],
     utterances: Examples,
     labels: Examples,
+    negatives: Examples,
     count: int,
     neighbors: int,
     strengths: tuple[float, ...],
     steps: _Steps,
-) -> tuple[_Observed, float]:
-    """All folds observed, and the strength of the head that the first fold with prompts in scope chose."""
-    observed = [_nothing_observed(count)]
+) -> tuple[_Observed, _Observed, float]:
+    """What each fold left out; the negatives as each fold met them; the strength of the head.
+
+    The first fold with prompts in scope chooses the strength. Negatives meet the folds and not the whole, so
+    that they have as few utterances to be near to as the prompts in scope beside which they are put.
+    """
+    observed, real = [_nothing_observed(count)], [_nothing_observed(count)]
     inside_share = _OBSERVED / max(1, sum(len(fold.inside) for fold in folds))
     outside_share = _OBSERVED / max(1, sum(len(fold.outside) for fold in folds))
     for fold in folds:
@@ -355,16 +359,20 @@ def _observe_folds(
         if len(heads) > 1 and len(inside):
             chosen = int(np.argmin([_loss(head, utterances.take(inside)) for head in heads]))
             heads, strengths = heads[chosen : chosen + 1], strengths[chosen : chosen + 1]
-        centroids = _centroids(known, count)
+        head, centroids = heads[len(heads) // 2], _centroids(known, count)
+        foreign = ~fold.kept[utterances.routes]
         for rows in (inside, outside):
             prompts = utterances.take(rows)
             voters = _search(prompts, utterances, left, None, neighbors)
             # As dense as the index will be: only the prompt itself, and foreign routes, are missing.
-            near = _search(prompts, utterances, ~fold.kept[utterances.routes], rows, neighbors)
-            seen = _observed(prompts, voters, near, heads[len(heads) // 2], centroids, fold.kept)
-            routes = np.where(fold.kept[seen.routes], seen.routes, -1)
-            observed.append(seen._replace(routes=routes))
-    return _concatenated(observed), strengths[len(strengths) // 2]
+            near = _search(prompts, utterances, foreign, rows, neighbors)
+            seen = _observed(prompts, voters, near, head, centroids, fold.kept)
+            observed.append(seen._replace(routes=np.where(fold.kept[seen.routes], seen.routes, -1)))
+        if len(inside):
+            voters = _search(negatives, utterances, left, None, neighbors)
+            near = _search(negatives, utterances, foreign, None, neighbors)
+            real.append(_observed(negatives, voters, near, head, centroids, fold.kept))
+    return _concatenated(observed), _concatenated(real), strengths[len(strengths) // 2]
 
 
 def _thinned(rows: Ints, share: float) -> Ints:
@@ -553,16 +561,17 @@ def _none_share(count: int) -> float:
     return max(NONE_SHARE, _ROUTES_FOR_HALF / (_ROUTES_FOR_HALF + count))
 
 
-def _weights(routes: Ints, real: int, none_share: float) -> Floats:
+def _weights(routes: Ints, real: int, negatives: int, none_share: float) -> Floats:
     """(m,) how much each prompt counts, 1 on average: `none_share` of all for those that belong to none.
 
-    The last `real` are the user's own; the more of them, the less the routes that were left out count.
+    The last `real` are the user's own `negatives`, once for each fold; the more of these, the less the routes
+    that were left out count.
     """
     inside = routes >= 0
     weights = np.where(inside, _even(1.0 - none_share, inside.sum()), 0.0)
     own = np.arange(len(routes)) >= len(routes) - real
     left_out = ~inside & ~own
-    share = real / (real + _REAL_NEGATIVES) if left_out.any() else 1.0
+    share = negatives / (negatives + _REAL_NEGATIVES) if left_out.any() else 1.0
     weights[left_out] = _even(none_share * (1.0 - share), left_out.sum())
     weights[own] = _even(none_share * share, real)
     return weights * (len(routes) / weights.sum()) if len(routes) else weights
