@@ -61,7 +61,7 @@ _FEWEST_OBSERVED = 8
 NONE_SHARE = 0.2
 """The share of prompts that are assumed to belong to no route, of many routes; see `_none_share`."""
 
-_ROUTES_FOR_HALF = 4
+_ROUTES_FOR_HALF = 2
 """With so many routes, half of the prompts are assumed to belong to none."""
 
 _REAL_NEGATIVES = 30
