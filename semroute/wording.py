@@ -7,6 +7,7 @@ none of them is returned as it came.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 _EDGE = " \t\r\n\f\v?!.,;:"
@@ -78,10 +79,15 @@ def _inside(text: str, start: int, end: int) -> tuple[int, int]:
         before = left, right
         left = _after_openings(text, left, right)
         right = _before_closings(text, left, right)
-        if left >= right or left - start > _LONGEST_WRAPPER or end - right > _LONGEST_WRAPPER:
+        if not _shows(text[left:right]) or left - start > _LONGEST_WRAPPER or end - right > _LONGEST_WRAPPER:
             return start, end
         if (left, right) == before:
             return before
+
+
+def _shows(text: str) -> bool:
+    """Whether `text` shows anything: more than white space, control characters and half surrogates."""
+    return any(unicodedata.category(character)[0] not in "ZC" for character in text)
 
 
 def _after_openings(text: str, start: int, end: int) -> int:
