@@ -7,8 +7,9 @@ none of them is returned as it came.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from semroute.text import is_blank
 
 _EDGE = " \t\r\n\f\v?!.,;:"
 _MARKS = "?.!"
@@ -79,15 +80,10 @@ def _inside(text: str, start: int, end: int) -> tuple[int, int]:
         before = left, right
         left = _after_openings(text, left, right)
         right = _before_closings(text, left, right)
-        if not _shows(text[left:right]) or left - start > _LONGEST_WRAPPER or end - right > _LONGEST_WRAPPER:
+        if is_blank(text[left:right]) or left - start > _LONGEST_WRAPPER or end - right > _LONGEST_WRAPPER:
             return start, end
         if (left, right) == before:
             return before
-
-
-def _shows(text: str) -> bool:
-    """Whether `text` shows anything: more than white space, control characters and half surrogates."""
-    return any(unicodedata.category(character)[0] not in "ZC" for character in text)
 
 
 def _after_openings(text: str, start: int, end: int) -> int:

@@ -72,7 +72,7 @@ ALLOWED = {
     "text": set(),
     "ulid": set(),
     "vote": {"decision"},
-    "wording": set(),
+    "wording": {"text"},
     "yaml": {"errors"},
 }
 HEAVY = {
