@@ -25,8 +25,8 @@ from semroute.errors import (
     ArtifactNotWritten,
 )
 
-FORMAT = 2
-READABLE_FORMATS = (1, FORMAT)
+FORMAT = 3
+READABLE_FORMATS = (1, 2, FORMAT)
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 _READ_ATTEMPTS = 3
@@ -73,12 +73,17 @@ class VectorsRecord(_Part):
 
 
 class FittedRecord(_Part):
-    """What was fitted at build, on what."""
+    """What was fitted at build, on what.
+
+    `words` is the revision of the token table whose vectors the head sees beside those of the encoder, None
+    where it sees the encoder's alone.
+    """
 
     max_distance: float = Field(ge=0, le=2)
     min_confidence: float = Field(ge=0, le=1)
     method: str = "vote alone"  # format 1 had nothing else
     on: str
+    words: str | None = None  # format 2 had none
 
 
 class Manifest(_Part):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from semroute import freshness
 from semroute.config import Config, load_config
-from semroute.encoders import identify, open_encoder
+from semroute.encoders import identify, open_encoder, open_words
 from semroute.errors import ArtifactCorrupt, ArtifactError, ArtifactMismatch, ArtifactMissing
 
 if TYPE_CHECKING:
@@ -57,7 +57,14 @@ def build_index(
         fresh = replace(previous, config=config)  # equal, but knows file and line of each text
         return Built(fresh, embedded=0, reused=len(fresh.entries), unchanged=True)
     opened = encoder or open_encoder(config.settings.encoder, root=_root(folder))
-    report = route_index.build(config, opened, previous=previous, progress=progress, fitting=fitting)
+    report = route_index.build(
+        config,
+        opened,
+        words=open_words(opened.identity.name),
+        previous=previous,
+        progress=progress,
+        fitting=fitting,
+    )
     stored = route_index.save(report.index, folder)
     return Built(stored, report.embedded, report.reused, discarded)
 

@@ -45,10 +45,10 @@ _STRENGTHS = (5.0, 20.0, 80.0)
 
 _USUAL_STRENGTH = 20.0
 _SEARCHED_UP_TO = 150_000_000
-"""Utterances x routes x dimensions up to which the strength is searched for; it changes little."""
+"""Utterances x routes x width of the head up to which the strength is searched for; it changes little."""
 
 _LOGISTIC_UP_TO = 2_500_000_000
-"""Utterances x routes x dimensions above which a logistic head takes minutes: linear
+"""Utterances x routes x width of the head above which a logistic head takes minutes: linear
 discriminants instead."""
 
 _DISCRIMINANT_SHRINKAGE = 0.5
@@ -85,6 +85,10 @@ _DISTANCE_WITHOUT_EVIDENCE = 0.5
 
 _GRID = np.linspace(0.0, 1.0, 201)
 _SMOOTHING = 10  # grid points on each side: thresholds that depend on one prompt are noise
+_CALIBRATED_PROMPTS = 60
+"""Beside the observed prompts so many are assumed whose confidences are spread evenly and true: for these the
+best threshold is 0.5. With few utterances the observed curve has its highest point anywhere."""
+
 _SHARED_PROMPTS = 100
 """A route's own threshold sees, beside its own prompts, those of all routes as if they were this many."""
 
@@ -95,24 +99,34 @@ class Examples:
 
     vectors: (n, dim) float32 unit rows, as they are indexed.
     routes: (n,) int64; -1 where no route may win.
+    views: (n, width) float32, what the head looks at, see `vote.head_view`; None means the vectors.
     """
 
     vectors: Vectors
     routes: Ints
+    views: Vectors | None = None
 
     def __len__(self) -> int:
         return len(self.routes)
 
     def take(self, rows: Ints | NDArray[np.bool_]) -> Examples:
         """Those of `rows`."""
-        return Examples(self.vectors[rows], self.routes[rows])
+        return Examples(
+            self.vectors[rows], self.routes[rows], None if self.views is None else self.views[rows]
+        )
 
     def joined(self, other: Examples) -> Examples:
         """These and those of `other`."""
         return Examples(
             np.concatenate([self.vectors, other.vectors]),
             np.concatenate([self.routes, other.routes]),
+            None if self.views is None else np.concatenate([self.views, other.seen]),
         )
+
+    @property
+    def seen(self) -> Vectors:
+        """What the head looks at, shape (n, width)."""
+        return self.vectors if self.views is None else self.views
 
 
 class _Fold(NamedTuple):
@@ -281,7 +295,7 @@ def _centroids(examples: Examples, count: int) -> Vectors:
 
 def _head_kind(utterances: Examples, count: int) -> tuple[str, tuple[float, ...]]:
     """Which head can be fitted in time, and the strengths to choose from."""
-    work = len(utterances) * count * utterances.vectors.shape[1]
+    work = len(utterances) * count * utterances.seen.shape[1]
     if work > _LOGISTIC_UP_TO:
         return "linear discriminants", (0.0,)
     return "logistic", _STRENGTHS if work <= _SEARCHED_UP_TO else (_USUAL_STRENGTH,)
@@ -310,11 +324,11 @@ def _fit_head(examples: Examples, count: int, strength: float) -> Head | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a head not quite at its best is judged like any
         # In float32 the search for the optimum ends too early: its steps get lost in the rounding.
-        model.fit(examples.vectors.astype(np.float64), examples.routes, **arguments)
+        model.fit(examples.seen.astype(np.float64), examples.routes, **arguments)
     weights, bias = model.coef_, model.intercept_
     if len(present) == 2:  # scikit-learn gives the difference of the two
         weights, bias = np.concatenate([-weights, weights]) / 2.0, np.concatenate([-bias, bias]) / 2.0
-    head = Head(np.zeros((count, examples.vectors.shape[1]), np.float32), np.full(count, -np.inf, np.float32))
+    head = Head(np.zeros((count, examples.seen.shape[1]), np.float32), np.full(count, -np.inf, np.float32))
     head.weights[present], head.bias[present] = weights, bias
     return head
 
@@ -442,7 +456,7 @@ def _observed(
 def _logits(head: Head | None, prompts: Examples, count: int) -> Floats:
     if head is None:
         return np.zeros((len(prompts), count))
-    logits: Floats = (prompts.vectors @ head.weights.T + head.bias).astype(np.float64)
+    logits: Floats = (prompts.seen @ head.weights.T + head.bias).astype(np.float64)
     return np.maximum(logits, _IMPOSSIBLE)
 
 
@@ -634,7 +648,9 @@ def _thresholds(
 ) -> tuple[float, tuple[float, ...]]:
     """The confidence from which serving the best route is right more often than refusing; also by route.
 
-    All cuts are swept. The curve is smoothed, as its highest point depends on single prompts. A route's own
+    All cuts are swept. The curve is smoothed, as its highest point depends on single prompts, and that of
+    prompts whose confidence is true is added: served above the cut t, of those are (1 - t^2) / 2 right, and
+    t - t^2 / 2 of those below do not belong. A route's own
     curve is that of its own prompts plus that of all prompts at the weight of _SHARED_PROMPTS, so that a
     route with little data has nearly the common threshold.
     """
@@ -648,7 +664,7 @@ def _thresholds(
     refused = np.bincount(places, none, count * size).reshape(count, size)
     # At cut j a prompt that reaches fewer than j + 1 cuts is refused.
     gains = accepted[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:] + refused.cumsum(axis=1)[:, :-1]
-    whole = gains.sum(axis=0)
+    whole = gains.sum(axis=0) + _CALIBRATED_PROMPTS * (0.5 + _GRID - _GRID**2)
     own = gains + whole * (_SHARED_PROMPTS / len(best))
     return _cut(whole), tuple(_cut(curve) for curve in own)
 

@@ -11,23 +11,29 @@ from typing import TYPE_CHECKING
 from semroute import artifact
 from semroute.changes import config_changes, encoder_changes
 from semroute.config import Config
+from semroute.encoders.bundled import words_revision
 from semroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from semroute.encoders.base import EncoderIdentity, KnownIdentity
 
-FIT_VERSION = 2
+FIT_VERSION = 3
 """Of what `calibrate` fits and how: an index fitted in another way counts as stale."""
 
 
-_FIT_OF_FORMAT = {1: 1, artifact.FORMAT: FIT_VERSION}
+_FIT_OF_FORMAT = {1: 1, 2: 2, artifact.FORMAT: FIT_VERSION}
 """With which version of the fit an index of each format was made; older ones load, and count as stale."""
 
 
 def fingerprint(
-    config: Config, encoder: EncoderIdentity | artifact.EncoderRecord, format_version: int = artifact.FORMAT
+    config: Config,
+    encoder: EncoderIdentity | artifact.EncoderRecord,
+    words: str | None,
+    format_version: int = artifact.FORMAT,
 ) -> str:
     """Digest of what an index is built from: config, encoder identity and way of fitting; never of vectors.
+
+    words: the revision of the token table beside the encoder, see `artifact.FittedRecord`.
 
     The same on every machine, so that an index built elsewhere can be checked without a model.
     """
@@ -42,6 +48,8 @@ def fingerprint(
         },
         "config": config.canonical(),
     }
+    if words is not None:
+        inputs["words"] = words
     return "sha256:" + hashlib.sha256(artifact.canonical_json(inputs)).hexdigest()
 
 
@@ -53,7 +61,8 @@ def check(config: Config, known: KnownIdentity, folder: Path) -> list[str]:
     """
     manifest, contents = artifact.read(folder)
     changes = encoder_changes(known, manifest.encoder)
-    if fingerprint(config, manifest.encoder) != manifest.fingerprint:
+    words = words_revision(manifest.encoder.name)
+    if fingerprint(config, manifest.encoder, words) != manifest.fingerprint:
         changes += _config_changes(contents, config) or ["how routes are fitted (another semroute)"]
     return changes
 

@@ -28,7 +28,7 @@ from semroute.calibrate import Examples
 from semroute.config import Config
 from semroute.errors import ArtifactCorrupt, ArtifactMismatch, ConfigError, EncodingFailed
 from semroute.freshness import config_from_bytes, fingerprint
-from semroute.vote import Evidence, Fitted, Head
+from semroute.vote import Evidence, Fitted, Head, head_view
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,11 +148,14 @@ def build(
     config: Config,
     encoder: Encoder,
     *,
+    words: Encoder | None = None,
     previous: RouteIndex | None = None,
     progress: Progress | None = None,
     fitting: Progress | None = None,
 ) -> BuildReport:
     """Embed the utterances of `config` (`progress` hears of it) and fit on them (`fitting` does).
+
+    words: the token table whose vectors the head sees beside those of `encoder`, see `encoders.open_words`.
 
     Vectors of texts that `previous` holds, made by an encoder of the same identity, are taken from there.
 
@@ -169,9 +172,14 @@ def build(
     named = _label_entries(config)
     labels = _side_vectors([entry.text for entry in named], "document", encoder, _known_labels(previous))
     fitted = calibrate.fit(
-        Examples(vectors, routes),
-        Examples(labels, np.array([entry.route for entry in named], np.int64)),
-        Examples(negatives, np.full(len(negatives), -1, np.int64)),
+        _examples(vectors, routes, [entry.text for entry in entries], words),
+        _examples(
+            labels,
+            np.array([entry.route for entry in named], np.int64),
+            [entry.text for entry in named],
+            words,
+        ),
+        _examples(negatives, np.full(len(negatives), -1, np.int64), heldout, words),
         len(config.routes),
         config.settings.vote.neighbors,
         fitting,
@@ -179,7 +187,7 @@ def build(
     store, record = _vector_store(vectors, entries, config, previous)
     index = RouteIndex(
         config=config,
-        manifest=_manifest(config, identity, len(entries), record, fitted),
+        manifest=_manifest(config, identity, len(entries), record, _fitted_record(fitted, words)),
         entries=entries,
         routes=routes,
         vectors=store,
@@ -227,7 +235,8 @@ def load(folder: Path) -> RouteIndex:
         raise ArtifactCorrupt(
             f"{folder}: its files are intact but do not fit together: {error}. Run `semroute build`."
         ) from error
-    if fingerprint(config, manifest.encoder, manifest.format) != manifest.fingerprint:
+    built_from = fingerprint(config, manifest.encoder, manifest.fitted.words, manifest.format)
+    if built_from != manifest.fingerprint:
         raise ArtifactMismatch(
             f"{folder}: built by a semroute that reads or fits routes differently. Run `semroute build`."
         )
@@ -327,6 +336,14 @@ def _reusable_vectors(previous: RouteIndex | None) -> dict[str, Vectors]:
     stored = previous.reconstruct()
     usable = _is_unit(stored)
     return {entry.text: stored[row] for row, entry in enumerate(previous.entries) if usable[row]}
+
+
+def _examples(
+    vectors: Vectors, routes: NDArray[np.int64], texts: Sequence[str], words: Encoder | None
+) -> Examples:
+    if words is None:
+        return Examples(vectors, routes)
+    return Examples(vectors, routes, head_view(vectors, words.encode(texts, kind="document")))
 
 
 def _label_entries(config: Config) -> list[Entry]:
@@ -438,15 +455,19 @@ def _store_record(kind: str) -> artifact.VectorsRecord:
 
 
 def _manifest(
-    config: Config, identity: EncoderIdentity, utterances: int, record: artifact.VectorsRecord, fitted: Fitted
+    config: Config,
+    identity: EncoderIdentity,
+    utterances: int,
+    record: artifact.VectorsRecord,
+    fitted: artifact.FittedRecord,
 ) -> Manifest:
     return Manifest(
         format=artifact.FORMAT,
-        fingerprint=fingerprint(config, identity),
+        fingerprint=fingerprint(config, identity, fitted.words),
         encoder=_encoder_record(identity),
         counts=_counts(config, utterances),
         vectors=record,
-        fitted=_fitted_record(fitted),
+        fitted=fitted,
         files={},
         built_with={"semroute": version("semroute-router"), "faiss": faiss.__version__},
     )
@@ -472,8 +493,9 @@ def _entries_from_bytes(data: bytes, config: Config) -> tuple[Entry, ...]:
     return tuple(Entry(places[row["route"]], row["text"]) for row in rows)
 
 
-def _fitted_record(fitted: Fitted) -> artifact.FittedRecord:
+def _fitted_record(fitted: Fitted, words: Encoder | None) -> artifact.FittedRecord:
     return artifact.FittedRecord(
+        words=None if words is None else words.identity.revision,
         max_distance=fitted.max_distance,
         min_confidence=fitted.min_confidence,
         method=fitted.method,
@@ -542,7 +564,8 @@ def _fitted_from_bytes(data: bytes, manifest: Manifest, config: Config) -> tuple
         method=manifest.fitted.method,
         on=manifest.fitted.on,
     )
-    if _fitted_record(fitted) != manifest.fitted:
+    written = manifest.fitted
+    if (fitted.max_distance, fitted.min_confidence) != (written.max_distance, written.min_confidence):
         raise ValueError("the fitted numbers are not those of the manifest")
     return fitted, arrays["negatives"], arrays["labels"]
 
@@ -574,7 +597,7 @@ def _check_fitted(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, config
     heads = len(arrays["head_bias"])
     labels = len(_label_entries(config)) if len(arrays["labels"]) else 0
     wanted = {
-        "head_weights": (np.float32, (heads, dim)),
+        "head_weights": (np.float32, (heads, _head_width(arrays, manifest))),
         "head_bias": (np.float32, (heads,)),
         "vote_scale": (np.float64, ()),
         "centroids": (np.float32, (count, dim)),
@@ -594,6 +617,13 @@ def _check_fitted(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, config
         impossible = -np.inf if name == "head_bias" else np.nan  # a route without an example
         if not np.all(np.isfinite(array) | (array == impossible)):
             raise ValueError(f"the fitted {name} hold what is no number")
+
+
+def _head_width(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> int:
+    """What the head looks at: the vector, and that of the words where there is one, of whatever length."""
+    dim = manifest.encoder.dim
+    width = arrays["head_weights"].shape[-1] if arrays["head_weights"].ndim else 0
+    return max(width, dim + 1) if manifest.fitted.words and len(arrays["head_bias"]) else dim
 
 
 def _array_from_npy(data: bytes) -> NDArray[Any]:

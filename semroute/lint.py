@@ -18,7 +18,7 @@ import numpy as np
 
 from semroute import index as route_index
 from semroute.config import Config, Place, load_config
-from semroute.encoders import open_encoder
+from semroute.encoders import open_encoder, open_words
 from semroute.errors import ArtifactError, EncodingFailed
 from semroute.router import Router
 from semroute.sources import text_key
@@ -137,7 +137,8 @@ def examine(
         previous = route_index.load(index)
     except ArtifactError:
         previous = None
-    built = route_index.build(config, opened, previous=previous, progress=progress).index
+    words = open_words(opened.identity.name)
+    built = route_index.build(config, opened, words=words, previous=previous, progress=progress).index
     texts = _Texts(config)
     duplicates = list(_duplicates(texts, built))
     findings = [*_counts(texts), *_no_heldout(texts), *(finding for finding, _ in duplicates)]

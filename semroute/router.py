@@ -27,7 +27,7 @@ from semroute import index as route_index
 from semroute.catalog import Need
 from semroute.config import Route, Rule, Weights
 from semroute.decision import Candidate, Decision, Reason, Vote
-from semroute.encoders import open_encoder
+from semroute.encoders import open_encoder, open_words
 from semroute.encoders.base import clip
 from semroute.encoders.bundled import known_words
 from semroute.errors import ArtifactMismatch, EncodingFailed, SemrouteError
@@ -35,7 +35,7 @@ from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.text import Prompt, PromptError, is_blank, routed_text
 from semroute.ulid import new_ulid
-from semroute.vote import NO_VOTE, Judge, Limits
+from semroute.vote import NO_VOTE, Judge, Limits, head_view
 from semroute.wording import Reader
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Router:
 
         Raises ArtifactMismatch when `encoder` is not the one that made the vectors.
         """
-        self._snapshot = _Snapshot(index, encoder)
+        self._snapshot = _Snapshot(index, encoder, _words_for(index))
         self._folder = folder
         self._reloading = threading.Lock()
 
@@ -190,16 +190,17 @@ class Router:
             old = self._snapshot
             same_encoder = index.manifest.encoder == old.index.manifest.encoder
             encoder = old.encoder if same_encoder else _encoder_for(index, self._folder)
-            self._snapshot = _Snapshot(index, encoder)
+            self._snapshot = _Snapshot(index, encoder, _words_for(index))
 
 
 class _Snapshot:
     """Everything one decision needs, never changed after it is made."""
 
-    def __init__(self, index: RouteIndex, encoder: Encoder) -> None:
+    def __init__(self, index: RouteIndex, encoder: Encoder, words: Encoder | None) -> None:
         _check_encoder(index, encoder)
         self.index = index
         self.encoder = encoder
+        self._words = words
         self._settings = index.config.settings
         self._rules = RuleBook(self._settings.rules)
         self._names = index.route_names
@@ -315,15 +316,16 @@ class _Snapshot:
         found = self.index.search(vectors, self._settings.vote.neighbors, only)
         if len(found) != len(texts):
             raise EncodingFailed(f"the encoder gave {len(found)} vectors for {len(texts)} texts")
+        words = None if self._words is None else self._words.encode(texts, kind="query")
         return [
-            None if nearest is None else self._vote(nearest, vector, only)
-            for nearest, vector in zip(found, vectors, strict=True)
+            None if nearest is None else self._vote(nearest, vector, view, only)
+            for nearest, vector, view in zip(found, vectors, head_view(vectors, words), strict=True)
         ]
 
-    def _vote(self, nearest: Found, vector: Vectors, only: frozenset[int] | None) -> Vote:
+    def _vote(self, nearest: Found, vector: Vectors, view: Vectors, only: frozenset[int] | None) -> Vote:
         routes = [self._routes[row] for row in nearest.rows]
         texts = [self._texts[row] for row in nearest.rows]
-        return self._judge.vote(nearest.similarities, routes, texts, vector, only)
+        return self._judge.vote(nearest.similarities, routes, texts, vector, only, view)
 
     def _judged(self, found: Vote | None, rule: str | None) -> _Verdict:
         if found is None:
@@ -460,6 +462,20 @@ def _own_limits(index: RouteIndex, route: Route, fitted: float) -> Limits:
 def _encoder_for(index: RouteIndex, folder: Path) -> Encoder:
     record = index.manifest.encoder
     return open_encoder(record.name, root=folder.absolute().parent, dim=record.dim)
+
+
+def _words_for(index: RouteIndex) -> Encoder | None:
+    """The token table that the head of `index` was fitted with. Raises ArtifactMismatch."""
+    wanted = index.manifest.fitted.words
+    if wanted is None:
+        return None
+    words = open_words(index.manifest.encoder.name)
+    found = None if words is None else words.identity.revision
+    if found != wanted:
+        raise ArtifactMismatch(
+            f"The index was fitted with another token table ({wanted} -> {found}). Run `semroute build`."
+        )
+    return words
 
 
 def _check_encoder(index: RouteIndex, encoder: Encoder) -> None:

@@ -44,11 +44,24 @@ _LISTED = 10
 NO_VOTE = Vote(scores={}, neighbors=(), similarity=None, margin=None, confidence=0.0)
 
 
+WORDS_WEIGHT = 0.5
+"""Of the vector of a prompt's words beside the encoder's own, in what the head looks at."""
+
+
+def head_view(vectors: Vectors, words: Vectors | None) -> Vectors:
+    """What the head looks at, (n, dim + words) float32: the vectors, and half those of the words.
+
+    words: (n, words) float32 unit rows of a second encoder, of the words alone; None where there is none.
+    """
+    return vectors if words is None else np.concatenate([vectors, np.float32(WORDS_WEIGHT) * words], axis=1)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """A log-linear head.
 
-    weights: (routes, dim) float32. bias: (routes,) float32, minus infinity where a route had no example.
+    weights: (routes, width) float32, over what `head_view` gives.
+    bias: (routes,) float32, minus infinity where a route had no example.
     """
 
     weights: Vectors
@@ -171,11 +184,13 @@ class Judge:
         utterances: Sequence[str],
         vector: Vectors,
         only: Collection[int] | None = None,
+        view: Vectors | None = None,
     ) -> Vote:
         """The vote on one prompt.
 
         similarities, routes, utterances: of its neighbours, see `rank`; vector: (dim,) float32, its own.
         only: the routes that may win; None means all.
+        view: (width,) float32, its row of `head_view`; None where that is the vector.
 
         Equal probabilities are ordered by the route's place in the config, so that the winner of a tie is
         the route declared first.
@@ -183,7 +198,8 @@ class Judge:
         if not similarities:
             return NO_VOTE
         neighbors, shares = rank(similarities, routes, utterances, self._names)
-        scores = self._bias.copy() if self._weights is None else self._weights @ vector + self._bias
+        seen = vector if view is None else view
+        scores = self._bias.copy() if self._weights is None else self._weights @ seen + self._bias
         if only is not None:
             forbidden = np.ones(len(scores), bool)
             forbidden[list(only)] = False

@@ -67,7 +67,7 @@ def plain(text: str, keep: str = "") -> str:
     body = text.rstrip(_EDGE)
     tail = text[len(body) :]
     start, end = len(body) - len(body.lstrip()), len(body)
-    if start >= end:
+    if is_blank(text[start:end]):
         return text
     left, right = _inside(text, start, end)
     return text[left:right] + next((mark for mark in keep if mark in tail), "")

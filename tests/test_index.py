@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from conftest import ROUTES
 
-from semroute import ArtifactCorrupt, EncodingFailed, freshness, index
+from semroute import ArtifactCorrupt, ArtifactMismatch, EncodingFailed, freshness, index
 from semroute.build import build_index, check_index
 from semroute.config import load_config
-from semroute.encoders import identify
+from semroute.encoders import identify, open_encoder
 from semroute.router import Router
 from semroute.starter import write_starter
 from semroute.testing import HashEncoder
@@ -186,6 +186,30 @@ def test_an_index_of_format_1_still_loads_and_counts_as_stale(tmp_path):
     assert check_index(tmp_path / "routes", folder) != []
 
 
+def test_an_index_of_format_2_still_loads_and_counts_as_stale(tmp_path):
+    folder = Path(__file__).parent / "golden" / "format-2"
+    router = Router.load(folder)
+    decision = router.route("where is my refund?")
+    assert (decision.route, decision.reason) == ("billing", "match")
+    assert router.index.fitted.head is not None
+    write_starter(tmp_path / "routes")
+    settings = tmp_path / "routes" / "semroute.yaml"
+    settings.write_text(settings.read_text().replace("encoder: minilm", "encoder: static"))
+    assert check_index(tmp_path / "routes", folder) == ["how routes are fitted (another semroute)"]
+
+
+def test_the_head_of_minilm_sees_the_words_too_and_another_token_table_is_refused(write_project, tmp_path):
+    build_index(write_project(settings={"encoder": "minilm"}), tmp_path / "index")
+    loaded = index.load(tmp_path / "index")
+    assert loaded.manifest.fitted.words is not None
+    assert loaded.fitted.head.weights.shape[1] > loaded.manifest.encoder.dim
+    assert check_index(tmp_path / "routes", tmp_path / "index") == []
+    other = loaded.manifest.fitted.model_copy(update={"words": "sha256:another"})
+    forged = dataclasses.replace(loaded, manifest=loaded.manifest.model_copy(update={"fitted": other}))
+    with pytest.raises(ArtifactMismatch, match="another token table"):
+        Router(forged, open_encoder("minilm", root=tmp_path))
+
+
 def test_numbers_fitted_on_another_index_are_refused(write_project, tmp_path):
     one = index.save(built(write_project()).index, tmp_path / "one")
     other = index.save(built(write_project(settings={"vote": {"neighbors": 3}})).index, tmp_path / "two")
@@ -306,12 +330,13 @@ def test_the_fingerprint_covers_inputs_alone(write_project):
     encoder = index.artifact.EncoderRecord(
         name=known.name, revision=known.revision, dim=known.dim, preprocessing=known.preprocessing
     )
-    fingerprint = freshness.fingerprint(config, encoder)
-    assert freshness.fingerprint(load_config(write_project(name="elsewhere")), encoder) == fingerprint
+    fingerprint = freshness.fingerprint(config, encoder, None)
+    assert freshness.fingerprint(load_config(write_project(name="elsewhere")), encoder, None) == fingerprint
+    assert freshness.fingerprint(config, encoder, "a token table") != fingerprint
     for change in ({"revision": "other"}, {"dim": 7}, {"preprocessing": "other"}, {"name": "other"}):
-        assert freshness.fingerprint(config, encoder.model_copy(update=change)) != fingerprint
+        assert freshness.fingerprint(config, encoder.model_copy(update=change), None) != fingerprint
     assert (
-        freshness.fingerprint(load_config(write_project(settings={"vote": {"neighbors": 3}})), encoder)
+        freshness.fingerprint(load_config(write_project(settings={"vote": {"neighbors": 3}})), encoder, None)
         != fingerprint
     )
 

@@ -519,8 +519,8 @@ def test_a_huge_manifest_is_refused_unread(folder):
 
 
 def test_an_index_of_a_later_format_says_so(folder):
-    edit_manifest(folder, lambda manifest: manifest.update(format=3, something="new"))
-    with pytest.raises(ArtifactMismatch, match="format 3"):
+    edit_manifest(folder, lambda manifest: manifest.update(format=artifact.FORMAT + 1, something="new"))
+    with pytest.raises(ArtifactMismatch, match=f"format {artifact.FORMAT + 1}"):
         index.load(folder)
 
 

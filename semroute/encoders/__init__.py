@@ -14,10 +14,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from semroute.encoders.base import Encoder, EncoderIdentity, Kind, KnownIdentity
-from semroute.encoders.bundled import Asset, verify_assets
+from semroute.encoders.bundled import Asset, verify_assets, words_revision
 from semroute.errors import EncoderUnavailable
 
-__all__ = ["Encoder", "EncoderIdentity", "Kind", "KnownIdentity", "identify", "open_encoder", "verify_assets"]
+__all__ = [
+    "Encoder",
+    "EncoderIdentity",
+    "Kind",
+    "KnownIdentity",
+    "identify",
+    "open_encoder",
+    "open_words",
+    "verify_assets",
+]
 
 _SPECS = "minilm, static, sentence-transformers:NAME_OR_PATH, onnx:PATH or openai:MODEL"
 
@@ -52,6 +61,14 @@ def open_encoder(spec: str, *, root: Path, dim: int | None = None) -> Encoder:
             from semroute.encoders.openai import OpenAIEncoder
 
             return OpenAIEncoder(model, name=spec, dim=dim)
+
+
+def open_words(spec: str) -> Encoder | None:
+    """The token table whose vectors the head sees beside those of `spec`; None for all but `minilm`.
+
+    Raises EncoderUnavailable.
+    """
+    return None if words_revision(spec) is None else open_encoder("static", root=Path())
 
 
 def identify(spec: str, *, root: Path) -> KnownIdentity:
