@@ -2,7 +2,8 @@
 
     python bench/fitting.py
 
-Vectors are clusters on a sphere of 384 dimensions, seeded: only their number matters here.
+Vectors are clusters on a sphere of 384 dimensions, seeded, and the head sees 256 more beside them, as that of minilm
+does: only their number matters here.
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ from common import heading
 
 from semroute import calibrate
 from semroute.calibrate import Examples
+from semroute.vote import head_view
 
 SIZES = ((2, 2), (20, 20), (150, 10), (150, 100), (1_000, 20), (1_000, 200))
 
 
 def examples(routes: int, each: int, seed: int) -> Examples:
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(0).normal(size=(routes, 384))
     owners = np.repeat(np.arange(routes), each)
-    vectors = np.empty((len(owners), 384), np.float32)
+    vectors = clusters(owners, 384, seed)
+    return Examples(vectors, owners, head_view(vectors, clusters(owners, 256, seed)))
+
+
+def clusters(owners: np.ndarray, dim: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).normal(size=(owners.max() + 1, dim))
+    vectors = np.empty((len(owners), dim), np.float32)
     for start in range(0, len(owners), 10_000):
         part = owners[start : start + 10_000]
-        vectors[start : start + 10_000] = centres[part] + 1.5 * rng.normal(size=(len(part), 384))
+        vectors[start : start + 10_000] = centres[part] + 1.5 * rng.normal(size=(len(part), dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Examples(vectors, owners)
+    return vectors
 
 
 def main() -> None:
