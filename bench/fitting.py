@@ -43,7 +43,7 @@ def main() -> None:
     print(f"{'routes':>8}{'utterances':>12}{'seconds':>10}{'peak MB':>10}  what was fitted")
     for routes, each in SIZES:
         known, labels = examples(routes, each, 1), examples(routes, 1, 2)
-        nothing = Examples(np.empty((0, 384), np.float32), np.empty(0, np.int64))
+        nothing = known.take(np.empty(0, np.int64))
         started = time.perf_counter()
         fitted = calibrate.fit(known, labels, nothing, routes, 20)
         seconds = time.perf_counter() - started

@@ -18,7 +18,7 @@ from common import heading, peer_router, rows, seconds_each, write_project
 
 from semroute import load
 from semroute.build import build_index
-from semroute.vote import rank
+from semroute.vote import head_view, rank
 
 
 def main() -> None:
@@ -68,17 +68,19 @@ def main() -> None:
 
 
 def fitted_part(router, prompts: list[str]) -> float:
-    """Median milliseconds of judging a prompt less those of ranking and counting its neighbours."""
+    """Median milliseconds of judging a prompt, the words seen by the head included, less those of its neighbours."""
     snapshot = router._snapshot
     vectors = snapshot.encoder.encode(prompts, kind="query")
     judged, counted = [], []
-    for found, vector in zip(router.index.search(vectors, 20), vectors, strict=True):
+    for found, vector, text in zip(router.index.search(vectors, 20), vectors, prompts, strict=True):
         routes = [snapshot._routes[row] for row in found.rows]
         texts = [snapshot._texts[row] for row in found.rows]
         started = time.perf_counter()
         rank(found.similarities, routes, texts, snapshot._names)
         between = time.perf_counter()
-        snapshot._judge.vote(found.similarities, routes, texts, vector)
+        words = None if snapshot._words is None else snapshot._words.encode([text], kind="query")
+        view = head_view(vector[None], words)[0]
+        snapshot._judge.vote(found.similarities, routes, texts, vector, None, view)
         judged.append(time.perf_counter() - between)
         counted.append(between - started)
     return float(np.median(np.array(judged) - np.array(counted))) * 1e3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +34,8 @@ class Built:
 
 
 def build_index(
-    routes: Path,
-    folder: Path,
+    routes: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     encoder: Encoder | None = None,
     progress: Progress | None = None,
@@ -51,6 +52,7 @@ def build_index(
     # FAISS takes a while to import, and `check_index` needs none of it.
     from semroute import index as route_index
 
+    routes, folder = Path(routes), Path(folder)
     config = load_config(routes)
     previous, discarded = _previous(folder)
     if previous is not None and encoder is None and not _changes(config, folder):

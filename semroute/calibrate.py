@@ -71,6 +71,9 @@ _FLAT = 1e-6  # a spread that says nothing
 _IMPOSSIBLE = -1e4  # a logit that no scale brings back
 _CHUNK_FLOATS = 1 << 23
 _USUAL_EVIDENCE = (1.5, 1.5)  # intercept and slope of the standardised evidence: what most data sets give
+_NEARNESS_ALONE = Evidence(-4.5, 10.0, 0.0, 0.0)
+"""Where nothing was observed, as of a single utterance: even chances at a similarity of 0.45."""
+
 _USUAL_CONFIDENCE = 0.4  # the threshold where nothing can be observed
 _PRIOR_WEIGHT = 4.0  # of the usual evidence, in observed prompts
 
@@ -82,6 +85,9 @@ _PRIOR_COUNT = 100
 
 _DISTANCE_WITHOUT_EVIDENCE = 0.5
 """For an index in which no utterance has another to be compared with."""
+
+_LEAST_DISTANCE = 0.3
+"""Where utterances are alike word for word, their distances say nothing of how else a wish may be put."""
 
 _GRID = np.linspace(0.0, 1.0, 201)
 _SMOOTHING = 10  # grid points on each side: thresholds that depend on one prompt are noise
@@ -236,14 +242,15 @@ def _folds(utterances: Examples, count: int) -> list[_Fold]:
         return []
     rng = np.random.default_rng(SEED)
     every = np.ones(count, bool)
-    parts = _utterance_parts(utterances.routes, count, rng)
     nothing = np.empty(0, np.int64)
     if count < _FEW_ROUTES:
+        parts = _utterance_parts(utterances.routes, count, rng)
         within = [_Fold(every, np.flatnonzero(parts == part), nothing) for part in range(_GROUPS)]
         without = [every & (np.arange(count) != route) for route in range(count)] if count > 1 else []
         outside = [_Fold(kept, nothing, np.flatnonzero(~kept[utterances.routes])) for kept in without]
         return [fold for fold in within + outside if len(fold.inside) or len(fold.outside)]
     groups = _route_groups(utterances, count)
+    parts = _utterance_parts(utterances.routes, count, rng, groups)
     folds = []
     for group in range(_GROUPS):
         kept = groups != group
@@ -252,13 +259,19 @@ def _folds(utterances: Examples, count: int) -> list[_Fold]:
     return folds
 
 
-def _utterance_parts(routes: Ints, count: int, rng: np.random.Generator) -> Ints:
-    """(n,) the fold that leaves each utterance out: those of a route are spread evenly over the folds."""
+def _utterance_parts(routes: Ints, count: int, rng: np.random.Generator, groups: Ints | None = None) -> Ints:
+    """(n,) the fold that leaves each utterance out: those of a route are spread evenly over the folds.
+
+    groups: (count,) the fold that leaves each route out, in which none of its utterances can be in scope.
+    """
     parts = np.empty(len(routes), np.int64)
     begun = 0
     for route in range(count):
         rows = rng.permutation(np.flatnonzero(routes == route))
-        parts[rows] = (np.arange(len(rows)) + begun) % _GROUPS
+        turns = np.arange(len(rows)) + begun
+        parts[rows] = (
+            turns % _GROUPS if groups is None else (groups[route] + 1 + turns % (_GROUPS - 1)) % _GROUPS
+        )
         begun += len(rows)
     return parts
 
@@ -606,11 +619,13 @@ def _evidence(observed: _Observed, weights: Floats, head_scale: float, *, uses_l
     if uses_logit:
         columns.append(observed.logits.max(axis=1, initial=_IMPOSSIBLE) * head_scale)
     if len(weights) == 0:
-        return Evidence(_USUAL_EVIDENCE[0], 0.0, 0.0, 0.0)
+        return _NEARNESS_ALONE
     means = np.array([np.average(column, weights=weights) for column in columns])
     spreads = np.sqrt(
         [np.average((c - m) ** 2, weights=weights) for c, m in zip(columns, means, strict=True)]
     )
+    if (spreads <= _FLAT).all():
+        return _NEARNESS_ALONE
     factors = np.where(spreads > _FLAT, 1.0 / np.maximum(spreads, _FLAT), 0.0) / len(columns)
     standardised = sum((f * (c - m) for f, c, m in zip(factors, columns, means, strict=True)), np.zeros(1))
     intercept, slope = _platt(standardised, observed.routes >= 0, weights)
@@ -691,7 +706,7 @@ def _max_distance(inside: _Observed) -> float:
     far = max(0.0, float(np.median(inside.elsewhere)))
     middle = min((float(np.median(nearest)) + far) / 2.0, reached)
     cut = (len(nearest) * reached + _PRIOR_COUNT * middle) / (len(nearest) + _PRIOR_COUNT)
-    return float(np.clip(1.0 - cut, 0.0, 2.0))
+    return float(np.clip(1.0 - cut, _LEAST_DISTANCE, 2.0))
 
 
 # In words

@@ -35,18 +35,24 @@ class Need:
 
 
 def rank(
-    names: Collection[str], catalog: Mapping[str, ModelCard], weights: Weights | Literal["first"]
+    names: Collection[str],
+    catalog: Mapping[str, ModelCard],
+    weights: Weights | Literal["first"],
+    evidence: Mapping[str, float] | None = None,
 ) -> tuple[str, ...]:
     """`names`, best first: as given for "first", else by quality - cost*usd - ttft*ms - itl*ms.
 
     `usd` is the price of a million tokens, three quarters of them prompt and one completion, as is common for
     chat. An unknown quality counts as 0.5, an unknown price or latency as the worst known among `names`: a
-    model must not win by saying nothing of itself. Equal scores keep their order.
+    model must not win by saying nothing of itself. `evidence` is quality as outcomes have it, and takes the
+    place of what a card declares. Equal scores keep their order.
     """
     if isinstance(weights, str):
         return tuple(names)
     cards = [catalog[name] for name in names]
-    qualities = [_UNKNOWN_QUALITY if card.quality is None else card.quality for card in cards]
+    declared = [_UNKNOWN_QUALITY if card.quality is None else card.quality for card in cards]
+    known = evidence or {}
+    qualities = [known.get(name, quality) for name, quality in zip(names, declared, strict=True)]
     usd = _filled([_blended_usd(card) for card in cards])
     ttft = _filled([card.ttft_ms for card in cards])
     itl = _filled([card.itl_ms for card in cards])
@@ -58,15 +64,29 @@ def rank(
     return tuple(name for name, _ in ranked)
 
 
-def candidates(names: Sequence[str], catalog: Mapping[str, ModelCard]) -> tuple[Candidate, ...]:
-    """The models of `names` with what is known of them. Quality and support need outcomes: None so far."""
-    cards = [(name, catalog[name]) for name in names]
-    return tuple(
-        [
-            Candidate(name, None, None, card.prompt_usd_per_1m, card.completion_usd_per_1m)
-            for name, card in cards
-        ]
-    )
+def candidates(
+    names: Sequence[str],
+    catalog: Mapping[str, ModelCard],
+    evidence: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[Candidate, ...]:
+    """The models of `names` with what is known of them; `evidence` is quality and support, by model."""
+    found, known = [], evidence or {}
+    for name in names:
+        card = catalog[name]
+        quality, support = known.get(name, (None, None))
+        found.append(Candidate(name, quality, support, card.prompt_usd_per_1m, card.completion_usd_per_1m))
+    return tuple(found)
+
+
+def safest_first(names: Sequence[str], evidence: Mapping[str, float], max_risk: float) -> tuple[str, ...]:
+    """`names` in their order, those last that are estimated to fail too often.
+
+    evidence: estimated quality of the models about which enough is known. Where all fail too often, the best.
+    """
+    risky = [name for name in names if 1.0 - evidence.get(name, 1.0) > max_risk]
+    if len(risky) == len(names):
+        risky.sort(key=lambda name: -evidence[name])
+    return tuple(name for name in names if name not in risky) + tuple(risky)
 
 
 def _blended_usd(card: ModelCard) -> float | None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from semroute.build import Built
     from semroute.decision import Decision
     from semroute.doctor import Finding
+    from semroute.escalations.outcome import Outcome
     from semroute.index import Progress
+    from semroute.router import Router
     from semroute.text import Prompt
 
 app = typer.Typer(
@@ -244,6 +246,205 @@ def lint(
         raise typer.Exit(_CHECK_FAILED)
 
 
+escalations = typer.Typer(
+    help="What happened before: outcomes of models on prompts, which move the decisions to come.",
+    no_args_is_help=True,
+)
+app.add_typer(escalations, name="escalations")
+
+_ByOption = Annotated[str | None, typer.Option("--by", help="The principal who said it.", show_default=False)]
+_IdsOption = Annotated[
+    list[str] | None, typer.Option("--id", help="Of an outcome or event.", show_default=False)
+]
+
+
+@escalations.command("add")
+def add_outcome(
+    prompt: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
+    model: Annotated[str, typer.Option("--model", help="The model that answered.", show_default=False)],
+    score: Annotated[float, typer.Option("--score", help="How good it was, from 0 to 1.")] = 0.0,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The model that was needed.", show_default=False)
+    ] = None,
+    by: _ByOption = None,
+    why: Annotated[str | None, typer.Option("--why", help="For people.", show_default=False)] = None,
+    index: _IndexOption = Path("index"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Store one outcome. Without --by it is the operator's, and counts at once."""
+    router = _remembering(index)
+    identity = router.add_outcome(prompt, model, score, by=by, escalated_to=to, why=why)
+    _print_json({"id": identity}) if as_json else _print(identity)
+
+
+@escalations.command("import")
+def import_outcomes(
+    file: Annotated[str, typer.Argument(metavar="FILE.jsonl|-", help="Graded prompts, one a line.")],
+    index: _IndexOption = Path("index"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Store graded prompts. Lines that are wrong are named, the others kept; then the exit code is 2.
+
+    A line is {"prompt": ..., "model": name, "score": 0..1} or {"prompt": ..., "scores": {name: 0..1, ...}}.
+    """
+    from semroute.escalations.importing import parse_graded
+    from semroute.jsonl import read_lines
+
+    router = _remembering(index)
+    models, routes = router.index.config.settings.models, router.index.route_names
+    graded, problems = parse_graded(file, read_lines(file), models, routes)
+    with _progress("Importing") as advance:
+        added = router.import_outcomes(graded, advance)
+    wrong = len({problem.line for problem in problems})
+    given = sum(len(row.scores) for row in graded)
+    counts = {"lines": len(graded), "refused": wrong, "outcomes": added, "known": given - added}
+    if as_json:
+        _print_json({**counts, "problems": _plain(problems)})
+    else:
+        _print(
+            f"{file}: {added} outcomes of {len(graded)} lines imported, {given - added} were known already, "
+            f"{wrong} {'line' if wrong == 1 else 'lines'} refused"
+        )
+    if problems:
+        _say_problems(problems)
+        raise typer.Exit(_BAD_INPUT)
+
+
+@escalations.command("list")
+def list_outcomes(
+    by: _ByOption = None,
+    model: Annotated[str | None, typer.Option("--model", help="Of this model.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the latest.")] = 50,
+    index: _IndexOption = Path("index"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Show the outcomes that count, the latest last."""
+    found = [
+        outcome
+        for outcome in _counting(index)
+        if (by is None or outcome.by == by) and (model is None or outcome.model == model)
+    ]
+    for outcome in found[-limit:]:
+        if as_json:
+            _print_json(_told(outcome))
+        else:
+            went = f" -> {outcome.escalated_to}" if outcome.escalated_to else ""
+            said = f"{outcome.model} {outcome.score:g}{went}"
+            _print(
+                "\t".join([outcome.id, said, outcome.route or "-", outcome.by, outcome.why or ""]).rstrip()
+            )
+    _say(f"{len(found)} outcomes count")
+
+
+@escalations.command("export")
+def export_outcomes(
+    index: _IndexOption = Path("index"),
+    as_json: Annotated[bool, typer.Option("--json", help="Accepted everywhere; the export is JSON.")] = True,
+) -> None:
+    """Print the outcomes that count as JSON Lines; the prompt only where the store kept its text."""
+    for outcome in _counting(index):
+        _print_json(_told(outcome))
+
+
+@escalations.command("revert")
+def revert_outcomes(
+    by: _ByOption = None,
+    ids: _IdsOption = None,
+    since: Annotated[
+        float | None, typer.Option("--since", help="Seconds since 1970.", show_default=False)
+    ] = None,
+    until: Annotated[
+        float | None, typer.Option("--until", help="Seconds since 1970.", show_default=False)
+    ] = None,
+    index: _IndexOption = Path("index"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Let outcomes count no longer: those that meet all that is given. The id of a revert takes it back."""
+    if by is None and not ids and since is None and until is None:
+        _refuse("Say which: --by, --id, --since or --until.")
+    _say_event(index, as_json, kind="revert", by=by, ids=tuple(ids or ()), since=since, until=until)
+
+
+@escalations.command("quarantine")
+def quarantine(
+    by: Annotated[str, typer.Option("--by", help="The principal.", show_default=False)],
+    release: Annotated[bool, typer.Option("--release", help="Let the principal count again.")] = False,
+    index: _IndexOption = Path("index"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Let nothing that a principal said, or will say, count."""
+    _say_event(index, as_json, kind="release" if release else "quarantine", by=by)
+
+
+@escalations.command("forget")
+def forget_outcomes(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt to forget.", show_default=False)] = None,
+    by: _ByOption = None,
+    ids: _IdsOption = None,
+    index: _IndexOption = Path("index"),
+    as_json: _JsonOption = False,
+) -> None:
+    """Erase vector, hash and text of outcomes for ever: of a prompt, of a principal, or by id."""
+    from semroute.escalations.outcome import Outcome, prompt_hash
+
+    if prompt is None and by is None and not ids:
+        _refuse("Say which: the PROMPT, --by or --id.")
+    memory = _remembering(index).memory
+    hashed = None if prompt is None else prompt_hash(prompt, memory.key())
+    stored = [record.entry for record in memory.records() if isinstance(record.entry, Outcome)]
+    erased = tuple(
+        outcome.id
+        for outcome in stored
+        if (hashed is None or outcome.prompt_hash == hashed)
+        and (by is None or outcome.by == by)
+        and (not ids or outcome.id in ids)
+    )
+    _say_event(index, as_json, kind="forget", ids=erased)
+
+
+def _remembering(index: Path) -> Router:
+    from semroute.router import Router
+
+    router = Router.load(index)
+    router.memory.key()  # opens the store, or says why not
+    return router
+
+
+def _counting(index: Path) -> list[Outcome]:
+    from semroute.escalations.outcome import replay
+
+    return replay(_remembering(index).memory.records())
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """An outcome for people and programs: without vector and hash, which are personal data."""
+    told: dict[str, Any] = {"id": outcome.id, "model": outcome.model, "score": outcome.score}
+    if outcome.text is not None:
+        told = {"prompt": outcome.text, **told}
+    told |= {
+        "route": outcome.route,
+        "escalated_to": outcome.escalated_to,
+        "by": outcome.by,
+        "why": outcome.why,
+    }
+    return told | {"origin": outcome.origin, "time": outcome.time, "decision": outcome.decision}
+
+
+def _say_event(index: Path, as_json: bool, **said: Any) -> None:
+    import time
+
+    from semroute.escalations.outcome import OPERATOR, Event
+    from semroute.ulid import new_ulid
+
+    event = Event(id=new_ulid(), time=time.time(), actor=OPERATOR, **said)
+    fewer = _remembering(index).memory.say(event)
+    if as_json:
+        _print_json({"id": event.id, "kind": event.kind, "fewer": fewer})
+    else:
+        change = f"{fewer} outcomes count no longer" if fewer >= 0 else f"{-fewer} outcomes count again"
+        _print(f"{event.kind} {event.id}: {change}")
+
+
 @app.command()
 def doctor(
     routes: _RoutesOption = Path("routes"),
@@ -338,6 +539,12 @@ def _show_decision(decision: Decision) -> None:
         _print_markup(f"  rule: {_escape(decision.rule)}")
     if decision.fallbacks:
         _print_markup(f"  if that fails: {_escape(', '.join(decision.fallbacks))}")
+    if decision.shadow is not None:
+        _print_markup(f"  outcomes would have chosen {_escape(decision.shadow)} (shadow mode)")
+    if decision.outcomes:
+        _print_markup("  outcomes on such prompts, with their similarity:")
+    for outcome in decision.outcomes:
+        _print_markup(_escape(f"    {outcome.similarity:.3f}  {outcome.model} scored {outcome.score:g}"))
     if decision.neighbors:
         _print_markup("  nearest utterances, with their similarity (1 - distance):")
     for neighbor in decision.neighbors[:_SHOWN_NEIGHBORS]:

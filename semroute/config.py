@@ -164,7 +164,6 @@ def _place_of(problem: Problem) -> Place:
 def _settings_warnings(settings: Settings, sources: Sources) -> Iterator[Problem]:
     if settings.escalations is None or sources.settings is None:
         return
-    yield sources.settings.problem("accepted, but not used by this version", "escalations", key=True)
     if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", settings.escalations.store or ""):
         message = "this password becomes part of index/; leave it to PGPASSWORD or ~/.pgpass"
         yield sources.settings.problem(message, "escalations", "store")

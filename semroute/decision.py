@@ -40,6 +40,15 @@ class Candidate(NamedTuple):
     completion_usd_per_1m: float | None
 
 
+class PastOutcome(NamedTuple):
+    """A stored outcome on a prompt like this one: how good `model` was, and the cosine similarity."""
+
+    id: str
+    model: str
+    score: float
+    similarity: float
+
+
 class Vote(NamedTuple):
     """What the neighbours of one prompt and the fitted head say.
 
@@ -70,7 +79,9 @@ class Decision:
     `route` is None when the default serves; `confidence`, `similarity`, `margin` and `scores` then describe
     the route that came closest. `distance` is 1 - `similarity`. `fallbacks` are the models to try, in order,
     when `model` fails. `rule` names the rule that decided or restricted the decision. `index` is the
-    fingerprint of the index that answered. `detail` is one sentence for people. No field holds the prompt.
+    fingerprint of the index that answered. `detail` is one sentence for people. `outcomes` are those that
+    moved the decision to another model, nearest first; `shadow` is the model that they would have moved it to
+    where `escalations` is in shadow mode. No field holds the prompt.
     """
 
     id: str
@@ -88,6 +99,8 @@ class Decision:
     elapsed_ms: float
     scores: dict[str, float] = field(default_factory=dict)
     detail: str = ""
+    outcomes: tuple[PastOutcome, ...] = ()
+    shadow: str | None = None
 
     @property
     def distance(self) -> float | None:
@@ -122,6 +135,11 @@ class Decision:
                 }
                 for c in self.candidates
             ],
+            "outcomes": [
+                {"id": o.id, "model": o.model, "score": o.score, "similarity": round(o.similarity, 4)}
+                for o in self.outcomes
+            ],
+            "shadow": self.shadow,
             "rule": self.rule,
             "index": self.index,
             "elapsed_ms": round(self.elapsed_ms, 3),

@@ -7,9 +7,15 @@
     |   |-- ArtifactCorrupt      bytes differ from what the manifest promises
     |   |-- ArtifactMismatch     intact, but not for this encoder or this version
     |   `-- ArtifactNotWritten   a build could not store its result; the old one stands
-    `-- EncoderError         text could not become vectors
-        |-- EncoderUnavailable   the encoder cannot be opened: package, file or key missing
-        `-- EncodingFailed       it was open and did not answer as it must
+    |-- EncoderError         text could not become vectors
+    |   |-- EncoderUnavailable   the encoder cannot be opened: package, file or key missing
+    |   `-- EncodingFailed       it was open and did not answer as it must
+    `-- StoreError           an outcome was not stored or not read
+        |-- StoreUnavailable     the store cannot be opened, is gone, or holds what is not ours
+        |-- StoreBusy            others held it for too long; nothing was written, try again
+        `-- OutcomeRefused       the outcome itself is wrong; names the field
+            |-- UnknownDecision      no decision of that id is remembered here
+            `-- QuotaExceeded        this principal has said enough for today
 
 Raised while building and loading. At request time `Router.route()` answers with the default instead.
 """
@@ -77,3 +83,27 @@ class EncoderUnavailable(EncoderError):  # noqa: N818
 
 class EncodingFailed(EncoderError):  # noqa: N818
     """The encoder is open but failed on these texts, or answered something that is no embedding."""
+
+
+class StoreError(SemrouteError):
+    """An outcome could not be stored or read."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818
+    """The store cannot be opened, is gone, or is not one of ours."""
+
+
+class StoreBusy(StoreError):  # noqa: N818
+    """Other writers held the store for too long. Nothing was written."""
+
+
+class OutcomeRefused(StoreError):  # noqa: N818
+    """The outcome is not one: a score outside [0, 1], an unknown model, a vector of another encoder."""
+
+
+class UnknownDecision(OutcomeRefused):
+    """No decision of that id is remembered by this router."""
+
+
+class QuotaExceeded(OutcomeRefused):
+    """The principal has stored as many outcomes in 24 hours as one may."""

@@ -171,8 +171,12 @@ def build(
     negatives = _side_vectors(heldout, "query", encoder, _known_negatives(previous))
     named = _label_entries(config)
     labels = _side_vectors([entry.text for entry in named], "document", encoder, _known_labels(previous))
+    # In the order of the config whatever the rows are: a graph that grew keeps its old rows first.
+    places = {entry: place for place, entry in enumerate(_declared_entries(config))}
+    order = np.argsort([places[entry] for entry in entries], kind="stable")
+    declared = [entries[row].text for row in order]
     fitted = calibrate.fit(
-        _examples(vectors, routes, [entry.text for entry in entries], words),
+        _examples(vectors[order], routes[order], declared, words),
         _examples(
             labels,
             np.array([entry.route for entry in named], np.int64),
@@ -610,6 +614,11 @@ def _check_fitted(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, config
     }
     if heads not in (0, count):
         raise ValueError(f"a head of {heads} routes, and there are {count}")
+    limits = (arrays["min_confidence"], arrays["route_min_confidence"], arrays["max_distance"] / 2.0)
+    if not all(((value >= 0.0) & (value <= 1.0)).all() for value in limits):
+        raise ValueError("a fitted limit is out of its range")
+    if (arrays["evidence"][1:] < 0.0).any() or arrays["vote_scale"] < 0.0:
+        raise ValueError("a fitted slope is negative")
     for name, (dtype, shape) in wanted.items():
         array = arrays[name]
         if array.dtype != dtype or array.shape != shape:

@@ -336,7 +336,7 @@ def _limits(index: RouteIndex) -> NDArray[np.float64]:
 
 
 def _votes(cosines: NDArray[np.float32], index: RouteIndex, limits: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The route that wins each row, as `vote.count` would say; -1 where none is near enough.
+    """The route that wins each row, as the shares of `vote.rank` would say; -1 where none is near enough.
 
     cosines: (m, n) to every utterance, -2 to the one that is left out.
     """
@@ -498,6 +498,8 @@ def _about_heldout(texts: _Texts, index: RouteIndex, encoder: Encoder) -> Iterat
     for (route, text, number), decision in zip(heldout, decisions, strict=True):
         if decision.reason == "error":
             raise EncodingFailed(f"{texts.of_heldout(route, number)}: {decision.detail}")
+        if decision.rule is not None and decision.route != route and not decision.neighbors:
+            yield _ruled(texts, route, text, number, decision)
         if not decision.neighbors:
             continue  # a rule decided, there is no text to compare, or nothing is indexed
         example = _met(texts, route, text, number, decision)
@@ -514,6 +516,19 @@ def _about_heldout(texts: _Texts, index: RouteIndex, encoder: Encoder) -> Iterat
         yield _contradiction(route, other, examples)
     for (route, other), examples in taken.items():
         yield _takes_heldout(route, other, examples)
+
+
+def _ruled(texts: _Texts, route: str | None, text: str, number: int, decision: Decision) -> Finding:
+    owner, other = shorten(route or "default"), shorten(decision.route or "the default")
+    return Finding(
+        kind="steals-heldout",
+        route=route,
+        other=decision.route,
+        place=texts.of_heldout(route, number),
+        message=f"the rule {decision.rule!r} sends a heldout prompt of {owner} to {other}: {shorten(text)}",
+        suggestion="narrow the rule, or give the prompt to the route that the rule names",
+        count=1,
+    )
 
 
 def _met(texts: _Texts, route: str | None, text: str, number: int, decision: Decision) -> Example:
@@ -548,7 +563,7 @@ def _takes_heldout(route: str | None, other: str, examples: list[Example]) -> Fi
         f"{_shown(examples)}"
     )
     suggestion = (
-        f"see whether utterances of {shorten(other)} reach too far, or lower its max_distance"
+        f"see whether utterances of {shorten(other)} reach too far, or raise its min_confidence"
         if route is None
         else f"write utterances of {shorten(route)} that are worded differently but mean the same as these"
     )

@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -26,11 +27,20 @@ from semroute import catalog, vote
 from semroute import index as route_index
 from semroute.catalog import Need
 from semroute.config import Route, Rule, Weights
-from semroute.decision import Candidate, Decision, Reason, Vote
+from semroute.decision import Candidate, Decision, PastOutcome, Reason, Vote
 from semroute.encoders import open_encoder, open_words
 from semroute.encoders.base import clip
 from semroute.encoders.bundled import known_words
-from semroute.errors import ArtifactMismatch, EncodingFailed, SemrouteError
+from semroute.errors import (
+    ArtifactMismatch,
+    EncodingFailed,
+    SemrouteError,
+    StoreUnavailable,
+    UnknownDecision,
+)
+from semroute.escalations import estimate, trend
+from semroute.escalations.memory import Memory
+from semroute.escalations.outcome import OPERATOR, Outcome, encoder_name, prompt_hash
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.text import Prompt, PromptError, is_blank, routed_text
@@ -40,11 +50,14 @@ from semroute.wording import Reader
 
 if TYPE_CHECKING:
     from semroute.encoders.base import Encoder, Vectors
+    from semroute.escalations.importing import GradedPrompt
 
 _log = logging.getLogger("semroute")
 
 _Parsed = TypeVar("_Parsed")
 _LONGEST_TEXT = 100_000  # characters; more than any encoder reads
+_REMEMBERED = 10_000  # decisions about which feedback can be given
+_BATCH = 512  # prompts encoded at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +83,27 @@ class _Verdict(NamedTuple):
     confidence: float = 0.0
     rule: str | None = None
     models: tuple[str, ...] = ()
+    seen: _Seen | None = None
+
+
+class _Seen(NamedTuple):
+    """What outcomes are compared by: the text as it was routed and its vector."""
+
+    text: str
+    vector: Vectors
 
 
 class _Plan(NamedTuple):
-    """The models that serve, best first, and why the preferred one does not, if it does not."""
+    """The models that serve, best first, and why the preferred one does not, if it does not.
+
+    outcomes: those that moved it, if they did. shadow: the model they would have moved it to.
+    """
 
     models: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     moved: str
+    outcomes: tuple[PastOutcome, ...] = ()
+    shadow: str | None = None
 
 
 class _Waiting(NamedTuple):
@@ -99,9 +125,10 @@ class Router:
 
         Raises ArtifactMismatch when `encoder` is not the one that made the vectors.
         """
-        self._snapshot = _Snapshot(index, encoder, _words_for(index))
         self._folder = folder
+        self._snapshot = _Snapshot(index, encoder, _words_for(index), self._memory_for(index))
         self._reloading = threading.Lock()
+        self._recent = _Recent()
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, encoder: Encoder | None = None) -> Router:
@@ -146,7 +173,7 @@ class Router:
         snapshot = self._snapshot
         request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
         verdict = fault or snapshot.verdict(prompt, request)
-        return snapshot.decision(verdict, request, time.perf_counter() - started)
+        return self._decided(snapshot, verdict, request, started)
 
     def route_many(
         self,
@@ -171,12 +198,104 @@ class Router:
         prompts = list(prompts)
         request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
         verdicts = [fault] * len(prompts) if fault else snapshot.verdicts(prompts, request)
-        share = (time.perf_counter() - started) / max(len(prompts), 1)
-        return [snapshot.decision(verdict, request, share) for verdict in verdicts]
+        decisions = [self._decided(snapshot, verdict, request, started) for verdict in verdicts]
+        share = (time.perf_counter() - started) * 1_000.0 / max(len(prompts), 1)
+        return [replace(decision, elapsed_ms=share) for decision in decisions]
 
     async def aroute(self, prompt: Prompt, **request: Any) -> Decision:
         """`route` in a worker thread, so that the event loop goes on meanwhile. Same keywords."""
         return await asyncio.to_thread(self.route, prompt, **request)
+
+    def feedback(self, decision: Decision | str, score: float, *, by: str | None = None) -> str:
+        """Store how good the model of a decision was, from 0 to 1, and return the id of the outcome.
+
+        decision: or its id, of one of the last 10,000 decisions of this router.
+        by: who says so; None is the operator, who is believed without another and has no quota.
+
+        Durable when it returns, and counted from the next prompt on. Raises UnknownDecision, OutcomeRefused,
+        QuotaExceeded or another StoreError; routing is not touched by any of them.
+        """
+        return self._store_outcome(decision, score, by, origin="feedback")
+
+    def escalate(
+        self, decision: Decision | str, *, to: str, by: str | None = None, why: str | None = None
+    ) -> str:
+        """Store that the model of a decision was not good enough and `to` was needed; as `feedback` of 0."""
+        return self._store_outcome(decision, 0.0, by, origin="escalation", escalated_to=to, why=why)
+
+    def add_outcome(
+        self,
+        prompt: str,
+        model: str,
+        score: float,
+        *,
+        by: str | None = None,
+        escalated_to: str | None = None,
+        why: str | None = None,
+    ) -> str:
+        """Store an outcome on a prompt that was not routed here, and return its id. Raises as `feedback`."""
+        found = self._snapshot.seen(prompt)
+        origin = "feedback" if escalated_to is None else "escalation"
+        outcome = self._snapshot.outcome(
+            found,
+            model,
+            score,
+            id=new_ulid(),
+            by=by or OPERATOR,
+            origin=origin,
+            escalated_to=escalated_to,
+            why=why,
+        )
+        self.memory.add([outcome])
+        return outcome.id
+
+    def import_outcomes(
+        self, graded: Sequence[GradedPrompt], progress: Callable[[int, int], None] | None = None
+    ) -> int:
+        """Store graded prompts as the operator; returns how many outcomes were new.
+
+        The same prompt, model and score is stored once. Raises StoreError or EncoderError.
+        """
+        return self._snapshot.import_outcomes(graded, progress)
+
+    @property
+    def memory(self) -> Memory:
+        """The outcomes this router knows. Raises StoreUnavailable when its settings name no store."""
+        return self._snapshot.remembering()
+
+    def _decided(self, snapshot: _Snapshot, verdict: _Verdict, request: _Request, started: float) -> Decision:
+        decision = snapshot.decision(verdict, request, started)
+        if verdict.seen is not None:
+            self._recent.add(decision.id, (verdict.seen, decision.route, decision.model))
+        return decision
+
+    def _store_outcome(self, decision: Decision | str, score: float, by: str | None, **said: Any) -> str:
+        identity = decision.id if isinstance(decision, Decision) else decision
+        memory, known = self.memory, self._recent.get(identity)
+        if known is None:
+            raise UnknownDecision(
+                f"decision {identity!r} is not among the last {_REMEMBERED:,} with a vector of this router"
+            )
+        seen, route, model = known
+        outcome = self._snapshot.outcome(
+            seen, model, score, id=new_ulid(), by=by or OPERATOR, decision=identity, route=route, **said
+        )
+        memory.add([outcome])
+        return outcome.id
+
+    def _memory_for(self, index: RouteIndex, old: _Snapshot | None = None) -> Memory | None:
+        """The outcomes beside `index`; those of the `old` snapshot where nothing about them changed."""
+        settings = index.config.settings
+        if settings.escalations is None or settings.escalations.store is None:
+            return None
+        if old is not None and old.memory is not None and _remembers_alike(old.index, index):
+            return old.memory
+        return Memory(
+            settings.escalations,
+            {name: card.quality for name, card in settings.models.items()},
+            root=(self._folder or Path("index")).absolute().parent,
+            encoder=encoder_name(index.manifest.encoder.model_dump()),
+        )
 
     def reload(self) -> None:
         """Load the folder again and answer from what it holds now.
@@ -190,16 +309,22 @@ class Router:
             old = self._snapshot
             same_encoder = index.manifest.encoder == old.index.manifest.encoder
             encoder = old.encoder if same_encoder else _encoder_for(index, self._folder)
-            self._snapshot = _Snapshot(index, encoder, _words_for(index))
+            memory = self._memory_for(index, old)
+            self._snapshot = _Snapshot(index, encoder, _words_for(index), memory)
+            if old.memory is not None and old.memory is not memory:
+                old.memory.close()
 
 
 class _Snapshot:
     """Everything one decision needs, never changed after it is made."""
 
-    def __init__(self, index: RouteIndex, encoder: Encoder, words: Encoder | None) -> None:
+    def __init__(
+        self, index: RouteIndex, encoder: Encoder, words: Encoder | None, memory: Memory | None
+    ) -> None:
         _check_encoder(index, encoder)
         self.index = index
         self.encoder = encoder
+        self.memory = memory
         self._words = words
         self._settings = index.config.settings
         self._rules = RuleBook(self._settings.rules)
@@ -241,13 +366,17 @@ class _Snapshot:
                 verdicts[place] = verdict
         return [verdict for verdict in verdicts if isinstance(verdict, _Verdict)]
 
-    def decision(self, verdict: _Verdict, request: _Request, seconds: float) -> Decision:
-        """Choose the model for `verdict` and write the decision."""
+    def decision(self, verdict: _Verdict, request: _Request, started: float) -> Decision:
+        """Choose the model for `verdict` and write the decision; `started` by `time.perf_counter`."""
         reason, detail = verdict.reason, verdict.detail
         preferred = verdict.models or self._models_of[verdict.route]
         plan = self._plans.get(preferred) if request is _PLAIN else None
         plan = plan or self._plan(preferred, request)
-        if plan.moved:
+        if verdict.seen is not None:
+            plan = self._with_evidence(plan, verdict.seen, verdict.route, request)
+        if plan.outcomes and plan.shadow is None:
+            reason, detail = "escalation", f"{plan.moved} {detail}".rstrip()
+        elif plan.moved:
             reason, detail = "constraint", f"{plan.moved} {detail}".rstrip()
         return Decision(
             id=new_ulid(),
@@ -262,9 +391,11 @@ class _Snapshot:
             neighbors=verdict.vote.neighbors,
             candidates=plan.candidates,
             scores=verdict.vote.scores,
+            outcomes=plan.outcomes,
+            shadow=plan.shadow,
             rule=verdict.rule,
             index=self.index.fingerprint,
-            elapsed_ms=seconds * 1_000.0,
+            elapsed_ms=(time.perf_counter() - started) * 1_000.0,
         )
 
     def _without_vote(self, prompt: Prompt, request: _Request) -> _Verdict | _Waiting:
@@ -303,31 +434,66 @@ class _Snapshot:
             _log.error("The default serves %d prompt(s): %s", len(texts), _anonymous(error))
             detail = f"The encoder failed ({type(error).__name__})."
             return [_Verdict(None, "error", detail, rule=name) for _ in texts]
-        return [self._judged(found, name) for found in votes]
+        return [self._judged(found, seen, name) for found, seen in votes]
 
-    def _votes(self, texts: Sequence[str], only: frozenset[int] | None) -> list[Vote | None]:
-        """The vote on each text, of several readings the surest; None where it has no usable vector."""
+    def _votes(
+        self, texts: Sequence[str], only: frozenset[int] | None
+    ) -> list[tuple[Vote | None, _Seen | None]]:
+        """The vote on each text, of several readings the surest; and what outcomes are compared by.
+
+        None where there is no usable vector.
+        """
         readings = [self._reader.readings(text) for text in texts]
-        votes = iter(self._votes_as_read(list(chain.from_iterable(readings)), only))
-        return [_surest([next(votes) for _ in group]) for group in readings]
+        votes, vectors = self._votes_as_read(readings, [self._written(text, only) for text in texts], only)
+        found: list[tuple[Vote | None, _Seen | None]] = []
+        place = 0
+        for text, group in zip(texts, readings, strict=True):
+            remembers = self.memory is not None and votes[place] is not None
+            seen = _Seen(text, vectors[place]) if remembers else None
+            found.append((_surest(votes[place : place + len(group)]), seen))
+            place += len(group)
+        return found
 
-    def _votes_as_read(self, texts: Sequence[str], only: frozenset[int] | None) -> list[Vote | None]:
+    def _written(self, text: str, only: frozenset[int] | None) -> tuple[int, ...]:
+        """The routes that may win and have `text`, word for word, as an utterance."""
+        routes = dict.fromkeys(self._routes[row] for row in self._reader.written(text))
+        return tuple(route for route in routes if only is None or route in only)
+
+    def _votes_as_read(
+        self,
+        readings: Sequence[Sequence[str]],
+        written: Sequence[tuple[int, ...]],
+        only: frozenset[int] | None,
+    ) -> tuple[list[Vote | None], Vectors]:
+        """The votes on all readings of all texts, one after the other, and their vectors."""
+        texts = list(chain.from_iterable(readings))
         vectors = self.encoder.encode(texts, kind="query")
         found = self.index.search(vectors, self._settings.vote.neighbors, only)
         if len(found) != len(texts):
             raise EncodingFailed(f"the encoder gave {len(found)} vectors for {len(texts)} texts")
         words = None if self._words is None else self._words.encode(texts, kind="query")
-        return [
-            None if nearest is None else self._vote(nearest, vector, view, only)
-            for nearest, vector, view in zip(found, vectors, head_view(vectors, words), strict=True)
+        of_text = [(own, len(group)) for group, own in zip(readings, written, strict=True) for _ in group]
+        seen = zip(found, vectors, head_view(vectors, words), of_text, strict=True)
+        votes = [
+            None if nearest is None else self._vote(nearest, vector, view, only, own, chances)
+            for nearest, vector, view, (own, chances) in seen
         ]
+        return votes, vectors
 
-    def _vote(self, nearest: Found, vector: Vectors, view: Vectors, only: frozenset[int] | None) -> Vote:
+    def _vote(
+        self,
+        nearest: Found,
+        vector: Vectors,
+        view: Vectors,
+        only: frozenset[int] | None,
+        written: tuple[int, ...],
+        chances: int,
+    ) -> Vote:
         routes = [self._routes[row] for row in nearest.rows]
         texts = [self._texts[row] for row in nearest.rows]
-        return self._judge.vote(nearest.similarities, routes, texts, vector, only, view)
+        return self._judge.vote(nearest.similarities, routes, texts, vector, only, view, written, chances)
 
-    def _judged(self, found: Vote | None, rule: str | None) -> _Verdict:
+    def _judged(self, found: Vote | None, seen: _Seen | None, rule: str | None) -> _Verdict:
         if found is None:
             return _Verdict(None, "error", "The encoder gave no usable vector for this text.", rule=rule)
         judged = vote.judge(found, self._limits.get(found.best or "", self._default_limits))
@@ -338,7 +504,108 @@ class _Snapshot:
             vote=found,
             confidence=found.confidence,
             rule=rule,
+            seen=seen,
         )
+
+    def remembering(self) -> Memory:
+        """The outcomes. Raises StoreUnavailable when the settings name no store."""
+        if self.memory is None:
+            cure = "name one in semroute.yaml, such as escalations: {store: sqlite:semroute.db}, and build"
+            raise StoreUnavailable(f"there is no store of outcomes: {cure}")
+        return self.memory
+
+    def seen(self, prompt: str) -> _Seen:
+        """A prompt as outcomes are compared by. Raises EncoderError."""
+        vectors = self.encoder.encode([self._reader.readings(prompt)[0]], kind="query")
+        route_index.check_array(vectors, self.index.manifest.encoder.dim)
+        return _Seen(prompt, vectors[0])
+
+    def outcome(self, seen: _Seen, model: str, score: float, *, id: str, **said: Any) -> Outcome:  # noqa: A002
+        """An outcome on `seen`. Raises OutcomeRefused or StoreError."""
+        memory = self.remembering()
+        settings = self._settings.escalations
+        return Outcome(
+            id=id,
+            model=model,
+            score=score,
+            vector=seen.vector,
+            features=trend.features(seen.text),
+            prompt_hash=prompt_hash(seen.text, memory.key()),
+            encoder=memory.encoder,
+            time=time.time(),
+            text=seen.text if settings is not None and settings.keep_text else None,
+            **said,
+        )
+
+    def import_outcomes(
+        self, graded: Sequence[GradedPrompt], progress: Callable[[int, int], None] | None
+    ) -> int:
+        """See `Router.import_outcomes`."""
+        memory, added = self.remembering(), 0
+        for start in range(0, len(graded), _BATCH):
+            batch = graded[start : start + _BATCH]
+            read = [self._reader.readings(row.prompt)[0] for row in batch]
+            vectors = self.encoder.encode(read, kind="query")
+            route_index.check_array(vectors, self.index.manifest.encoder.dim)
+            outcomes = [
+                self.outcome(
+                    _Seen(row.prompt, vector),
+                    model,
+                    score,
+                    id=_import_id(row, model, memory.key()),
+                    by=OPERATOR,
+                    origin="import",
+                    route=row.route,
+                    why=row.why,
+                )
+                for row, vector in zip(batch, vectors, strict=True)
+                for model, score in row.scores.items()
+            ]
+            added += memory.add(outcomes, settled=start + _BATCH >= len(graded))
+            if progress is not None:
+                progress(start + len(batch), len(graded))
+        return added
+
+    def _with_evidence(self, plan: _Plan, seen: _Seen, route: str | None, request: _Request) -> _Plan:
+        """`plan` as outcomes on such prompts would have it. Where they fail, as it is."""
+        try:
+            return self._weighed(plan, seen, route, request)
+        except Exception as error:  # noqa: BLE001 - the signal is an extra: the prompt must be served
+            _log.error("Routing goes on without outcomes: %s", _anonymous(error))
+            return plan
+
+    def _weighed(self, plan: _Plan, seen: _Seen, route: str | None, request: _Request) -> _Plan:
+        memory, settings = self.memory, self._settings.escalations
+        if memory is None or settings is None:
+            return plan
+        prompt = estimate.Prompt(seen.vector, trend.features(seen.text), route)
+        found = memory.estimates(prompt, plan.models)
+        known = {name: each for name, each in found.items() if each.support > 0.0}
+        if not known:
+            return plan
+        models = self._settings.models
+        sure = {name: each.quality for name, each in known.items() if each.support >= settings.min_support}
+        weights = request.weights or self._settings.select
+        if isinstance(weights, str):
+            order = catalog.safest_first(plan.models, sure, settings.max_risk)
+        else:
+            order = catalog.rank(plan.models, models, weights, sure)
+        stays = order[0] == plan.models[0]
+        about = plan.models[0] if plan.models[0] in sure else order[0]
+        outcomes = () if stays else memory.nearest(prompt, about)
+        if settings.mode == "shadow":
+            shadow = None if stays else order[0]
+            candidates = catalog.candidates(plan.models, models, known)
+            return plan._replace(candidates=candidates, outcomes=outcomes, shadow=shadow)
+        candidates = catalog.candidates(order, models, known)
+        if stays:
+            return plan._replace(models=order, candidates=candidates)
+        quality, support = known[about]
+        moved = (
+            f"Outcomes on such prompts give {about!r} a quality of {quality:.2f} (support {support:.1f}): "
+            f"{order[0]!r} serves instead of {plan.models[0]!r}."
+        )
+        return _Plan(order, candidates, moved, outcomes)
 
     def _plan(self, preferred: tuple[str, ...], request: _Request) -> _Plan:
         """Order the `preferred` models and hold them against what the call asks for."""
@@ -365,6 +632,42 @@ class _Snapshot:
         models = self._settings.models
         meeting = tuple(name for name in self._in_order(ranked) if need.met_by(name, models[name]))
         return meeting or tuple(name for name, card in models.items() if need.met_by(name, card))
+
+
+class _Recent:
+    """The last decisions, by id: what feedback needs to know of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[_Seen, str | None, str]] = OrderedDict()
+
+    def add(self, identity: str, about: tuple[_Seen, str | None, str]) -> None:
+        """Remember one, and forget the oldest of too many."""
+        with self._lock:
+            self._known[identity] = about
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+
+    def get(self, identity: str) -> tuple[_Seen, str | None, str] | None:
+        """What is remembered of a decision."""
+        with self._lock:
+            return self._known.get(identity)
+
+
+def _import_id(row: GradedPrompt, model: str, key: bytes) -> str:
+    """The same for the same prompt, model and score, so that importing a file twice changes nothing."""
+    return "import-" + prompt_hash(f"{row.prompt}\0{model}\0{row.scores[model]!r}", key)[:32]
+
+
+def _remembers_alike(old: RouteIndex, new: RouteIndex) -> bool:
+    """Whether the same outcomes count, in the same way."""
+    before, after = old.config.settings, new.config.settings
+    return (
+        before.escalations == after.escalations
+        and {name: card.quality for name, card in before.models.items()}
+        == {name: card.quality for name, card in after.models.items()}
+        and old.manifest.encoder == new.manifest.encoder
+    )
 
 
 def _request(
@@ -471,9 +774,14 @@ def _words_for(index: RouteIndex) -> Encoder | None:
         return None
     words = open_words(index.manifest.encoder.name)
     found = None if words is None else words.identity.revision
-    if found != wanted:
+    if words is None or found != wanted:
         raise ArtifactMismatch(
             f"The index was fitted with another token table ({wanted} -> {found}). Run `semroute build`."
+        )
+    head, width = index.fitted.head, index.manifest.encoder.dim + words.identity.dim
+    if head is not None and head.weights.shape[1] != width:
+        raise ArtifactMismatch(
+            f"The head of the index is {head.weights.shape[1]} wide, not {width}. Run `semroute build`."
         )
     return words
 

@@ -366,6 +366,24 @@ class EscalationSettings(Shape):
     half_life_days: Annotated[float, Field(gt=0)] = Field(
         default=90.0, description="Days after which an outcome counts half."
     )
+    mode: Literal["on", "shadow"] = Field(
+        default="on",
+        description="on, or shadow: decisions stay as they are and say what outcomes would have done.",
+    )
+    keep_text: bool = Field(
+        default=False, description="Store the prompt beside its vector; without it no text is kept."
+    )
+    max_principal_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5,
+        description="Of the weight of what is said near a prompt, the most that one principal may have.",
+    )
+    min_principals: Annotated[int, Field(ge=1)] = Field(
+        default=2,
+        description="How many principals other than the operator must agree before any of them counts.",
+    )
+    quota_per_day: Annotated[int, Field(ge=1)] = Field(
+        default=100, description="Outcomes that a principal other than the operator may store in 24 hours."
+    )
 
 
 class RuleCondition(Shape):

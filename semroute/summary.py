@@ -64,7 +64,9 @@ def _routes(found: Evaluation, width: int | None) -> Iterator[str]:
         )
         room = None if width is None else max(width - len(line) - 2, 20)
         yield "  " + escape((line + _fit(lost, room)).rstrip())
-    perfect, untried = len(tried) - len(faulty), len(found.routes) + 1 - len(tried)
+    routes = [one for one in tried if one.route is not None]
+    perfect = len(routes) - sum(one.route is not None for one in faulty)
+    untried = len(found.routes) - len(routes)
     if perfect:
         yield f"  {_count(perfect, 'route')} without an error"
     if untried:

@@ -32,11 +32,9 @@ SHARE_FLOOR = 0.02
 NEAREST = 5
 """So many of the nearest utterances say how near a prompt is."""
 
-_SAME = 0.9999
-"""From this similarity on a prompt is, to the encoder, an utterance: it then belongs to that route."""
-
 _SURE = 3.0
-"""By how much, in logits, such a route leads the others: what people wrote down outweighs what was learnt."""
+"""By how much, in logits, the route of a prompt that is an utterance leads the others: what people wrote down
+outweighs what was learnt."""
 
 _LISTED = 10
 """At most so many routes are listed in a vote: those with the highest probability."""
@@ -165,8 +163,7 @@ class Judge:
     """Turns the neighbours of a prompt into a probability for each route.
 
     The probability of a route is that of belonging to any route (`Evidence`) times that of the route among
-    all (a softmax over head and vote). What is missing to 1 is the probability that no route is right. A
-    prompt that is an utterance, word for word, goes to its route, the one declared first of several.
+    all (a softmax over head and vote). What is missing to 1 is the probability that no route is right.
     """
 
     def __init__(self, fitted: Fitted, names: Sequence[str]) -> None:
@@ -185,12 +182,18 @@ class Judge:
         vector: Vectors,
         only: Collection[int] | None = None,
         view: Vectors | None = None,
+        written: Collection[int] = (),
+        chances: int = 1,
     ) -> Vote:
         """The vote on one prompt.
 
         similarities, routes, utterances: of its neighbours, see `rank`; vector: (dim,) float32, its own.
         only: the routes that may win; None means all.
         view: (width,) float32, its row of `head_view`; None where that is the vector.
+        written: the routes that have the prompt, word for word, as an utterance: one of them is right, and
+            which of several nobody knows.
+        chances: how many parts of a text are judged, of which the surest decides. As many chances to look
+            like a route by accident divide the odds of belonging to one.
 
         Equal probabilities are ordered by the route's place in the config, so that the winner of a tie is
         the route declared first.
@@ -208,9 +211,9 @@ class Judge:
         belongs = self._belongs(neighbors, likeliest, vector, float(scores[likeliest]))
         scale, floor = self._fitted.vote_scale, self._floor
         scores[list(shares)] += [scale * (math.log(share + SHARE_FLOOR) - floor) for share in shares.values()]
-        if neighbors[0].similarity >= _SAME:
-            written = next(iter(shares))
-            scores[written] = scores.max() + _SURE
+        belongs /= belongs + chances * (1.0 - belongs)
+        if written:
+            scores[list(written)] = scores.max() + _SURE
             belongs = max(belongs, 1.0 / (1.0 + math.exp(-_SURE)))
         listed = _likeliest(scores)
         found = {self._names[route]: round(belongs * -negative, 6) for negative, route in listed}
@@ -235,6 +238,11 @@ def _likeliest(scores: Vectors) -> list[tuple[float, int]]:
     return sorted(pairs)[:_LISTED]
 
 
+def _gap(value: float) -> str:
+    """How much a limit was missed by, never as nothing."""
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1g}"
+
+
 def judge(vote: Vote, limits: Limits) -> Verdict:
     """Accept the best route of `vote`, or say which limit it missed and by how much."""
     if vote.best is None or vote.similarity is None:
@@ -245,14 +253,14 @@ def judge(vote: Vote, limits: Limits) -> Verdict:
             accepted=False,
             reason="too_far",
             detail=f"The nearest utterance, of {vote.neighbors[0].route!r}, is at distance {distance:.3f}, "
-            f"{distance - limits.max_distance:.3f} beyond max_distance {limits.max_distance:.3f}.",
+            f"{_gap(distance - limits.max_distance)} beyond max_distance {limits.max_distance:.3f}.",
         )
     if vote.confidence < limits.min_confidence:
         return Verdict(
             accepted=False,
             reason="low_confidence",
             detail=f"{vote.best!r} has confidence {vote.confidence:.3f}, "
-            f"{limits.min_confidence - vote.confidence:.3f} below min_confidence "
+            f"{_gap(limits.min_confidence - vote.confidence)} below min_confidence "
             f"{limits.min_confidence:.3f}.",
         )
     return Verdict(

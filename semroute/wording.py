@@ -17,7 +17,7 @@ _LONGEST_WRAPPER = 200  # characters; more than that of greetings is no wrapper 
 _TAIL = 80  # characters at the end in which one closing is looked for
 
 _ENDS = r"(?:\s{0,20}[,.!?:;-]{1,5}\s{0,20}|\s{1,20})"
-_STOPS = r"\s{0,20}[,.!?:;-]{1,5}\s{0,20}"
+_STOPS = r"(?:\s{0,20}[,.!?:;]{1,5}\s{0,20}|\s{1,20}-{1,2}\s{1,20})"  # "hi-fi" is one word
 # "hi in french" asks for a translation of "hi": before these words a greeting is no wrapper.
 _MEANT = r"(?!(?:in|into|to|is|means|from|and|or|for)\b)"
 _GREETING = (
@@ -161,7 +161,8 @@ class Speller:
         unknown, places = [], list(_places(text))
         for start, end in places:
             chunk = text[start:end]
-            named = not (chunk.islower() or shouted)
+            begins = start == 0 and chunk[1:].islower()  # a capital that the place gives, not the word
+            named = not (chunk.islower() or shouted or begins)
             if not named and _mendable(chunk.lower()) and not self._knows(chunk.lower()):
                 unknown.append((start, end))
         if len(unknown) > 2 and len(unknown) * 2 > len(places):
@@ -169,7 +170,7 @@ class Speller:
         for start, end in unknown:
             best = self._only_candidate(text[start:end].lower())
             if best is not None:
-                yield start, end, best.upper() if shouted else best
+                yield start, end, _cased_like(text[start:end], best, shouted=shouted)
 
     def _knows(self, word: str) -> bool:
         known = self._known
@@ -186,6 +187,12 @@ class Speller:
             if other[0] == word[0] and _one_slip(word, other)
         }
         return found.pop() if len(found) == 1 else None
+
+
+def _cased_like(word: str, right: str, *, shouted: bool) -> str:
+    if shouted:
+        return right.upper()
+    return right.capitalize() if word[:1].isupper() else right
 
 
 def _words(text: str) -> list[str]:
@@ -267,6 +274,11 @@ def _last_space(piece: str) -> int:
     return places[-1] if places else len(piece)
 
 
+def _folded(text: str) -> str:
+    """The same for texts that are equal word for word: case, white space and final marks do not count."""
+    return " ".join(text.casefold().split()).rstrip(_EDGE)
+
+
 class Reader:
     """Reads a prompt as one or several texts to embed, of which the one that is judged surest decides."""
 
@@ -274,10 +286,22 @@ class Reader:
         """Read for `utterances`; without `known` words of the encoder's language no slip is mended."""
         self._keep = marks_used(utterances)
         self._speller = Speller(utterances, known) if known else None
+        self._written: dict[str, list[int]] = {}
+        for row, utterance in enumerate(utterances):
+            self._written.setdefault(_folded(utterance), []).append(row)
+        self._utterances = tuple(utterances)
+
+    def written(self, text: str) -> list[int]:
+        """The rows of the utterances that `text` is, word for word."""
+        return self._written.get(_folded(text), [])
 
     def readings(self, text: str) -> list[str]:
-        """The views of `text` (see `views`), each plain and mended; at least one, blank only if `text` is."""
-        return [self._read(view) for view in views(text)]
+        """The views of `text` (see `views`), each plain and mended; at least one, blank only if `text` is.
+
+        A text that is an utterance is read as that is written: "hello world" is more than a greeting.
+        """
+        rows = self.written(text)
+        return [self._utterances[rows[0]]] if rows else [self._read(view) for view in views(text)]
 
     def _read(self, view: str) -> str:
         wish = plain(view, self._keep)

@@ -94,7 +94,7 @@ def assert_usable(fitted, known, labels, count, dim=DIM):
     assert all(math.isfinite(value) and value >= 0.0 for value in slopes)
     assert math.isfinite(evidence.intercept)
     assert math.isfinite(fitted.vote_scale) and fitted.vote_scale >= 0.0
-    assert 0.0 <= fitted.max_distance <= 2.0
+    assert 0.3 <= fitted.max_distance <= 2.0
     assert len(fitted.route_min_confidence) == count
     assert all(0.0 <= value <= 1.0 for value in (fitted.min_confidence, *fitted.route_min_confidence))
     assert fitted.centroids.shape == (count, dim) and fitted.centroids.dtype == np.float32

@@ -28,7 +28,7 @@ from semroute.testing import FailingEncoder, HashEncoder
 ENCODER = HashEncoder(dim=64)
 FIELDS = [
     "id", "route", "model", "fallbacks", "reason", "detail", "confidence", "similarity", "distance", "margin",
-    "neighbors", "scores", "candidates", "rule", "index", "elapsed_ms",
+    "neighbors", "scores", "candidates", "outcomes", "shadow", "rule", "index", "elapsed_ms",
 ]  # fmt: skip
 REASONS = {
     "match",
@@ -79,6 +79,22 @@ def test_a_decision_becomes_the_contracted_json(router_of):
         "completion_usd_per_1m": 2.0,
     }
     assert [candidate["model"] for candidate in plain["candidates"]] == ["small", "big"]
+
+
+def test_every_utterance_goes_to_its_route_whatever_polite_words_it_holds(router_of):
+    routes = {
+        "greet": ["hi", "hello world", "good morning vietnam"],
+        "music": ["hey jude", "please please me"],
+        "repair": ["hi-fi repair", "thanks a million"],
+        "geo": ["vietnam", "the whole world"],
+    }
+    router = router_of(routes, {"vote": {"max_distance": 2.0, "min_confidence": 0.0}})
+    for route, utterances in routes.items():
+        for utterance in utterances:
+            for prompt in (utterance, f" {utterance.title()}?"):
+                decision = router.route(prompt)
+                assert (decision.route, decision.similarity) == (route, 1.0), prompt
+                assert decision.confidence > 0.8
 
 
 def test_a_decision_is_frozen_and_holds_no_prompt(router_of):

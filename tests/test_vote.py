@@ -349,6 +349,25 @@ def test_a_stricter_limit_never_accepts_more(pairs, distance, confidence):
 
 @given(neighbours, evidences, seeds, st.integers(0, len(NAMES) - 1))
 def test_a_prompt_that_is_an_utterance_goes_to_its_route_whatever_was_learnt(pairs, evidence, seed, route):
-    others = [(min(cosine, 0.99), other) for cosine, other in pairs]
-    vote = cast([*others, (1.0, route)], fitted(evidence, random_head(seed)), random_vector(seed))
+    judging = Judge(fitted(evidence, random_head(seed)), NAMES)
+    cosines, routes = [round(cosine, 6) for cosine, _ in pairs], [route for _, route in pairs]
+    vote = judging.vote(cosines, routes, texts(pairs), random_vector(seed), written=[route])
     assert vote.best == NAMES[route] and vote.confidence > 0.8
+
+
+def test_an_utterance_of_two_routes_belongs_to_either_as_likely():
+    vote = Judge(fitted(), NAMES).vote([1.0, 1.0], [1, 2], ["a", "a"], random_vector(1), written=[1, 2])
+    assert vote.best == "beta" and abs(vote.scores["beta"] - vote.scores["gamma"]) < 1e-6
+    assert vote.confidence < 0.51
+
+
+@given(neighbours, evidences, seeds)
+def test_the_more_parts_of_a_text_are_judged_the_less_sure_each_is(pairs, evidence, seed):
+    judging = Judge(fitted(evidence, random_head(seed)), NAMES)
+    cosines, routes = [round(cosine, 6) for cosine, _ in pairs], [route for _, route in pairs]
+    one, three = (
+        judging.vote(cosines, routes, texts(pairs), random_vector(seed), chances=chances)
+        for chances in (1, 3)
+    )
+    assert three.confidence <= one.confidence + ROUNDING
+    assert one.best is None or three.best is None or three.best == one.best

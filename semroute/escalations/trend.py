@@ -1,0 +1,255 @@
+"""Quality of each model over all prompts, learnt from many graded ones.
+
+Kernel ridge regression, that is the mean of a Gaussian process, on the vector and cheap features of the text,
+over landmarks (Nystroem; Williams and Seeger 2001). All models that were graded on the same prompts share one
+smoother, so the difference of two of them is the smoothed difference, the gain; the penalty is the one that
+predicts left-out differences best.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+ENOUGH = 200
+"""Graded prompts of a model from which a trend is learnt."""
+
+_LANDMARKS = (512, 1_024)  # up to _MANY prompts, and above
+_MANY = 4_000
+_FITTED_ON = 100_000  # prompts; more no longer change what the landmarks can say
+_CHOSEN_ON = 8_000  # prompts on which the penalty is chosen
+_PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_WIDTH = 2.0  # of the kernel: exp(-_WIDTH d^2 / median of d^2)
+_FEATURE_WEIGHT = 0.1  # of a standardised feature beside a vector of length 1
+_FARTHEST_FEATURE = 4.0  # standard deviations beyond which a feature says no more
+_MEDIAN_OF = 500
+_RANK_TOLERANCE = 1e-6
+_CHUNK = 8_192
+_SEED = 0
+
+_READ = 20_000  # characters of a text that the features look at
+_CODE = re.compile(r"[\^_\\{}=<>]|\bdef\b|```")
+_DIGIT = re.compile(r"\d")
+_UPPER = re.compile(r"[A-Z]")
+_MARK = re.compile(r"[^\w\s]")
+
+FEATURE_COUNT = 15
+
+_LIKENESS_WIDTH = 0.25  # of cosine distance
+_LEAST_LIKENESS = 0.02
+
+
+def likeness(similarities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much an outcome at each cosine similarity says about a prompt.
+
+    exp(-d^2 / (2 * 0.25^2)) of the distance d: 1 where equal, 0.5 at similarity 0.7, nothing below 0.3, so
+    that unrelated prompts have no part at all.
+    """
+    distances = np.maximum(1.0 - similarities, 0.0) / np.float32(_LIKENESS_WIDTH)
+    likeness: NDArray[np.float32] = np.exp(-0.5 * distances * distances)
+    return np.where(likeness >= _LEAST_LIKENESS, likeness, np.float32(0.0))
+
+
+def features(text: str) -> NDArray[np.float32]:
+    """Cheap properties of a text, (FEATURE_COUNT,) float32: length, shape, digits, code. No word of it."""
+    text = text[:_READ]
+    size = max(1, len(text))
+    words = text.split()
+    lines = text.split("\n")
+    rest = lines[1:-1] or [""]
+    digits = len(_DIGIT.findall(text))
+    found = (
+        math.log1p(len(text)),
+        math.log1p(len(words)),
+        len(text) / max(1, len(words)),
+        digits / size,
+        len(_UPPER.findall(text)) / size,
+        len(_MARK.findall(text)) / size,
+        math.log1p(len(lines)),
+        math.log1p(len(lines[0])),
+        math.log1p(sum(map(len, rest)) / len(rest)),
+        float("?" in text),
+        float(_CODE.search(text) is not None),
+        math.log1p(digits),
+        len(set(words)) / max(1, len(words)),
+        math.log1p(text.count(",")),
+        float('"' in text),
+    )
+    return np.array(found, np.float32)
+
+
+class Graded(NamedTuple):
+    """Prompts and what the models were worth on them.
+
+    vectors: (n, dim) float32 unit rows. features: (n, FEATURE_COUNT) float32.
+    scores: (n, models) float32 in [0, 1], NaN where a model was not graded. weights: (n,) in (0, 1], by age.
+    """
+
+    vectors: NDArray[np.float32]
+    features: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+
+class _Smoother(NamedTuple):
+    """One ridge regression for the models of `columns`.
+
+    slopes: (landmarks, columns) float32, of the kernel. means: (columns,), at a kernel of zero.
+    outcomes: how many prompts it learnt from, by weight.
+    """
+
+    columns: list[int]
+    slopes: NDArray[np.float32]
+    means: Floats
+    outcomes: float
+
+
+class Trend:
+    """Expected quality of each model on any prompt, and how many outcomes that is worth."""
+
+    def __init__(self, graded: Graded) -> None:
+        """Learn from `graded`, of which at least one model must have ENOUGH. Deterministic."""
+        if len(graded.vectors) > _FITTED_ON:
+            rows = np.linspace(0, len(graded.vectors) - 1, _FITTED_ON).astype(np.int64)
+            graded = Graded(*(column[rows] for column in graded))
+        self._models = graded.scores.shape[1]
+        self._feature_mean = graded.features.mean(axis=0)
+        self._feature_spread = graded.features.std(axis=0) + 1e-6
+        inputs = self._inputs(graded.vectors, graded.features)
+        order = np.random.default_rng(_SEED).permutation(len(inputs))
+        count = _LANDMARKS[len(inputs) > _MANY]
+        self._landmarks = inputs[np.sort(order[:count])]
+        self._squares = np.einsum("ij,ij->i", self._landmarks, self._landmarks)
+        self._scale = _WIDTH / _median_distance(self._landmarks)
+        values, axes = np.linalg.eigh(self._kernel(self._landmarks).astype(np.float64))
+        kept = values > _RANK_TOLERANCE * values[-1]
+        self._whiten = (axes[:, kept] / np.sqrt(values[kept])).astype(np.float32)
+        self._smoothers = [
+            self._smoother(inputs, graded, columns, rows)
+            for columns, rows in _groups(graded.scores)
+            if rows.sum() >= ENOUGH
+        ]
+
+    def predict(self, vector: NDArray[np.float32], features: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        """Quality of each model, NaN where nothing was learnt, and support in outcomes, each (models,)."""
+        quality, support = np.full(self._models, np.nan), np.zeros(self._models)
+        near = self._kernel(self._inputs(vector[None], features[None]))[0]
+        alike = float(likeness(self._landmarks[:, : len(vector)] @ vector).mean())
+        for smoother in self._smoothers:
+            quality[smoother.columns] = smoother.means + near @ smoother.slopes
+            support[smoother.columns] = smoother.outcomes * alike
+        return quality, support
+
+    def predict_many(self, vectors: NDArray[np.float32], features: NDArray[np.float32]) -> Floats:
+        """`predict` for many prompts, quality alone, (n, models)."""
+        found = np.full((len(vectors), self._models), np.nan)
+        inputs = self._inputs(vectors, features)
+        for start in range(0, len(inputs), _CHUNK):
+            near = self._kernel(inputs[start : start + _CHUNK])
+            for smoother in self._smoothers:
+                found[start : start + _CHUNK, smoother.columns] = smoother.means + near @ smoother.slopes
+        return found
+
+    def _inputs(self, vectors: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+        standard = (features - self._feature_mean) / self._feature_spread
+        standard = np.clip(standard, -_FARTHEST_FEATURE, _FARTHEST_FEATURE) * np.float32(_FEATURE_WEIGHT)
+        return np.concatenate([vectors, standard.astype(np.float32)], axis=1)
+
+    def _kernel(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        squares = np.einsum("ij,ij->i", inputs, inputs)
+        distances = squares[:, None] + self._squares - 2.0 * (inputs @ self._landmarks.T)
+        near: NDArray[np.float32] = np.exp(-np.float32(self._scale) * np.maximum(distances, 0.0))
+        return near
+
+    def _coordinates(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, rank): points whose inner products are the kernel's, as far as the landmarks tell."""
+        chunks = [
+            self._kernel(inputs[start : start + _CHUNK]) @ self._whiten
+            for start in range(0, len(inputs), _CHUNK)
+        ]
+        return np.concatenate(chunks)
+
+    def _smoother(
+        self,
+        inputs: NDArray[np.float32],
+        graded: Graded,
+        columns: tuple[int, ...],
+        rows: NDArray[np.bool_],
+    ) -> _Smoother:
+        weights = graded.weights[rows].astype(np.float64)
+        places = self._coordinates(inputs[rows])
+        scores = graded.scores[rows][:, list(columns)].astype(np.float64)
+        middle = np.average(places, axis=0, weights=weights).astype(np.float64)
+        means = np.average(scores, axis=0, weights=weights)
+        squares, products = _sums(places, middle, scores - means, weights)
+        spans, axes = np.linalg.eigh(squares)
+        spans = np.maximum(spans, 0.0)
+        turned = axes.T @ products
+        some = np.linspace(0, len(places) - 1, min(len(places), _CHOSEN_ON)).astype(np.int64)
+        steps = (places[some] - middle) @ axes
+        penalty = _best_penalty(steps, scores[some] - means, weights[some], spans, turned)
+        slopes = axes @ (turned / (spans + penalty)[:, None])
+        return _Smoother(
+            list(columns),
+            (self._whiten @ slopes).astype(np.float32),
+            means - middle @ slopes,
+            float(weights.sum()),
+        )
+
+
+def _sums(
+    places: NDArray[np.float32], middle: Floats, scores: Floats, weights: Floats
+) -> tuple[Floats, Floats]:
+    """Weighted sums of squares (rank, rank) and of products with the scores (rank, models)."""
+    rank = len(middle)
+    squares, products = np.zeros((rank, rank)), np.zeros((rank, scores.shape[1]))
+    for start in range(0, len(places), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        steps = places[part] - middle
+        weighted = steps * weights[part, None]
+        squares += steps.T @ weighted
+        products += weighted.T @ scores[part]
+    return squares, products
+
+
+def _best_penalty(steps: Floats, scores: Floats, weights: Floats, spans: Floats, turned: Floats) -> float:
+    """The penalty with the least error on left-out prompts.
+
+    Of the differences between models where there are several, else of the score. Leaving one out has a closed
+    form for ridge regression (Allen 1974).
+    """
+    errors = []
+    for penalty in _PENALTIES:
+        predicted = steps @ (turned / (spans + penalty)[:, None])
+        leverage = weights * (steps**2 @ (1.0 / (spans + penalty)))
+        missed = (scores - predicted) / (1.0 - np.minimum(leverage, 0.99))[:, None]
+        if scores.shape[1] > 1:
+            missed -= missed.mean(axis=1, keepdims=True)
+        errors.append(float(np.average((missed**2).mean(axis=1), weights=weights)))
+    return _PENALTIES[int(np.argmin(errors))]
+
+
+def _median_distance(points: NDArray[np.float32]) -> float:
+    some = points[:_MEDIAN_OF]
+    squares = np.einsum("ij,ij->i", some, some)
+    distances = squares[:, None] + squares - 2.0 * (some @ some.T)
+    return max(float(np.median(distances)), 1e-3)  # all prompts alike: any width will do
+
+
+def _groups(scores: NDArray[np.float32]) -> Sequence[tuple[tuple[int, ...], NDArray[np.bool_]]]:
+    """Models that were graded on the same prompts, with those prompts."""
+    found: dict[bytes, list[int]] = {}
+    graded = ~np.isnan(scores)
+    for model in range(scores.shape[1]):
+        found.setdefault(graded[:, model].tobytes(), []).append(model)
+    return [(tuple(models), graded[:, models[0]]) for models in found.values()]

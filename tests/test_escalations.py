@@ -1,0 +1,585 @@
+"""Past outcomes: what is estimated from them, what they do to decisions, and what nobody may do with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semroute import index
+from semroute.build import build_index
+from semroute.config import load_config
+from semroute.errors import OutcomeRefused, QuotaExceeded, StoreUnavailable, UnknownDecision
+from semroute.escalations.estimate import Estimator, Prompt, Trust
+from semroute.escalations.outcome import OPERATOR, Event, Outcome, Record, prompt_hash, replay
+from semroute.escalations.sqlite import SqliteStore
+from semroute.escalations.trend import ENOUGH, FEATURE_COUNT, Graded, Trend, features, likeness
+from semroute.router import Router
+from semroute.testing import HashEncoder
+
+DIM = 16
+NOW = 1_800_000_000.0
+DAY = 86_400.0
+PRIORS = {"small": 0.6, "big": 0.9}
+
+
+def unit(seed):
+    vector = np.random.default_rng(seed).normal(size=DIM)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def outcome(number, score=0.0, *, at=0, by=OPERATOR, model="small", age=0.0, **more):
+    defaults = {
+        "id": f"outcome-{number}",
+        "model": model,
+        "score": score,
+        "vector": unit(at),
+        "features": np.zeros(FEATURE_COUNT, np.float32),
+        "prompt_hash": f"prompt {at} {number}",
+        "encoder": "hash#1",
+        "by": by,
+        "time": NOW - age,
+        "origin": "feedback",
+    }
+    return Outcome(**(defaults | more))
+
+
+def estimated(outcomes, at=0, model="small", trust=None, route=None):
+    estimator = Estimator(outcomes, PRIORS, trust=trust)
+    prompt = Prompt(unit(at), np.zeros(FEATURE_COUNT, np.float32), route)
+    return estimator.estimate(prompt, [model], NOW)[model]
+
+
+# Estimates
+
+
+def test_without_outcomes_there_is_the_declared_quality_and_no_support():
+    assert estimated([]) == (0.6, 0.0)
+
+
+def test_outcomes_on_the_prompt_count_one_each_and_move_it():
+    found = [estimated([outcome(n) for n in range(count)]) for count in range(5)]
+    assert [each.support for each in found] == [0, 1, 2, 3, 4]
+    assert all(later.quality < earlier.quality for earlier, later in pairwise(found))
+    assert found[3].quality < 0.2
+
+
+def test_unrelated_outcomes_say_nothing_at_all():
+    across = unit(1) - (unit(1) @ unit(0)) * unit(0)
+    far = [outcome(n, vector=(across / np.linalg.norm(across)).astype(np.float32)) for n in range(100)]
+    assert estimated(far) == (0.6, 0.0)
+
+
+def test_two_bad_ones_do_not_outweigh_a_hundred_good_ones():
+    many = [outcome(n, 1.0) for n in range(60)] + [outcome(100 + n, 0.0) for n in range(2)]
+    assert estimated(many).quality > 0.9
+
+
+def test_age_halves_what_an_outcome_counts():
+    assert estimated([outcome(1, age=90 * DAY)]).support == 0.5
+    assert estimated([outcome(1, age=-90 * DAY)]).support == 1.0  # a clock that jumped
+
+
+def test_the_operators_outcomes_on_a_route_move_the_prior_there():
+    on_route = [outcome(n, 0.0, at=1000 + n, route="billing") for n in range(40)]
+    near = [o for o in on_route if likeness(np.array([o.vector @ unit(0)]))[0] > 0]
+    others = [o for o in on_route if o not in near]
+    assert estimated(others, route="billing").quality < 0.35
+    assert estimated(others, route="coding").quality == 0.6
+
+
+scores = st.floats(0, 1, width=32)
+rows = st.lists(
+    st.tuples(
+        scores, st.integers(0, 5), st.sampled_from([OPERATOR, "ann", "bob"]), st.sampled_from(list(PRIORS))
+    ),
+    max_size=30,
+)
+
+
+@given(rows, st.integers(0, 5))
+def test_estimates_are_probabilities_and_grow_with_each_outcome_as_if_made_anew(rows, at):
+    outcomes = [
+        outcome(n, score, at=place, by=by, model=model) for n, (score, place, by, model) in enumerate(rows)
+    ]
+    prompt = Prompt(unit(at), np.zeros(FEATURE_COUNT, np.float32), None)
+    grown = Estimator([], PRIORS)
+    for each in outcomes:
+        grown = grown.with_more(each)
+    found = grown.estimate(prompt, list(PRIORS), NOW)
+    assert found == Estimator(outcomes, PRIORS).estimate(prompt, list(PRIORS), NOW)
+    for each in found.values():
+        assert 0.0 <= each.quality <= 1.0 and math.isfinite(each.support) and each.support >= 0.0
+
+
+# Trust
+
+
+def test_one_principal_alone_moves_nothing_and_two_do():
+    alone = [outcome(n, by="ann") for n in range(1_000)]
+    assert estimated(alone) == (0.6, 0.0)
+    assert estimated([*alone[:3], *(outcome(2_000 + n, by="bob") for n in range(3))]).support == 6.0
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.sampled_from([0.2, 0.34, 0.5]))
+def test_nobody_has_more_than_his_share_of_the_weight(loud, others, share):
+    said = [outcome(n, by="loud") for n in range(loud)]
+    said += [outcome(100 + n, by=f"user {n}") for n in range(others)]
+    support = estimated(said, trust=Trust(share, 1)).support
+    quiet = estimated(said[loud:], trust=Trust(1.0, 1)).support
+    assert support <= quiet / (1.0 - share) + 1e-3 or loud <= share * support + 1e-3
+
+
+def test_the_operator_needs_nobody():
+    assert estimated([outcome(n) for n in range(3)], trust=Trust(0.5, 5)).support == 3.0
+
+
+# The trend
+
+
+def graded(count, seed=0, models=2):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(count, DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    hard = vectors[:, 0] > 0
+    scores = np.stack([np.where(hard, 0.0, 1.0), np.ones(count)], axis=1)[:, :models].astype(np.float32)
+    return Graded(vectors, np.zeros((count, FEATURE_COUNT), np.float32), scores, np.ones(count, np.float32))
+
+
+def test_a_trend_learns_where_the_weak_model_fails():
+    trend, fresh = Trend(graded(600)), graded(300, seed=1)
+    found = trend.predict_many(fresh.vectors, fresh.features)
+    clear = np.abs(fresh.vectors[:, 0]) > 0.1
+    assert ((found[clear, 0] < 0.5) == (fresh.scores[clear, 0] == 0.0)).mean() > 0.9
+    assert np.abs(found[:, 1] - 1.0).max() < 1e-3
+    one, support = trend.predict(fresh.vectors[0], fresh.features[0])
+    assert np.allclose(one, found[0], atol=1e-5) and (support >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["all the same prompt", "all scores equal", "one model few"])
+def test_degenerate_grades_give_finite_numbers(kind):
+    data = graded(300)
+    if kind == "all the same prompt":
+        data = data._replace(vectors=np.repeat(data.vectors[:1], 300, axis=0))
+    elif kind == "all scores equal":
+        data = data._replace(scores=np.full((300, 2), 0.5, np.float32))
+    else:
+        data.scores[10:, 1] = np.nan
+    found = Trend(data).predict_many(data.vectors, data.features)
+    assert np.isfinite(found[:, 0]).all()
+    assert np.isnan(found[:, 1]).all() == (kind == "one model few")
+
+
+def test_imports_below_enough_count_by_likeness_and_above_by_trend():
+    rows = graded(ENOUGH)
+    imports = [
+        outcome(n, float(score), vector=vector, origin="import", prompt_hash=f"{n}")
+        for n, (vector, score) in enumerate(zip(rows.vectors, rows.scores[:, 0], strict=True))
+    ]
+    easy = np.array([-1.0] + [0.0] * (DIM - 1), np.float32)
+    for known in (imports[: ENOUGH // 2], imports):
+        prompt = Prompt(easy, np.zeros(FEATURE_COUNT, np.float32), None)
+        assert Estimator(known, PRIORS).estimate(prompt, ["small"], NOW)["small"].quality > 0.75
+
+
+@given(st.text(max_size=300))
+@settings(max_examples=50)
+def test_features_are_finite_numbers_of_any_text(text):
+    found = features(text)
+    assert found.shape == (FEATURE_COUNT,) and found.dtype == np.float32 and np.isfinite(found).all()
+
+
+# What counts
+
+
+def event(number, kind, **more):
+    return Event(id=f"event-{number}", kind=kind, time=NOW, actor=OPERATOR, **more)
+
+
+def log(*entries):
+    return [Record(seq, entry) for seq, entry in enumerate(entries, start=1)]
+
+
+def test_of_what_one_says_twice_the_last_counts_and_the_first_again_when_that_is_reverted():
+    first, last = outcome(1, 0.0, prompt_hash="same"), outcome(2, 1.0, prompt_hash="same")
+    assert replay(log(first, last)) == [last]
+    assert replay(log(first, last, event(1, "revert", ids=("outcome-2",)))) == [first]
+
+
+def test_a_revert_is_taken_back_by_reverting_it():
+    one = outcome(1, by="ann")
+    gone = log(one, event(1, "revert", by="ann"))
+    assert replay(gone) == []
+    assert replay([*gone, Record(3, event(2, "revert", ids=("event-1",)))]) == [one]
+    again = [
+        *gone,
+        Record(3, event(2, "revert", ids=("event-1",))),
+        Record(4, event(3, "revert", ids=("event-2",))),
+    ]
+    assert replay(again) == []
+
+
+def test_quarantine_holds_before_and_after_until_release():
+    early, late = outcome(1, by="ann"), outcome(2, by="ann")
+    held = log(early, event(1, "quarantine", by="ann"), late)
+    assert replay(held) == []
+    assert replay([*held, Record(4, event(2, "release", by="ann"))]) == [early, late]
+
+
+def test_order_is_that_of_the_log_whatever_the_clocks_say():
+    newer, older = outcome(1, age=0, prompt_hash="same"), outcome(2, age=500 * DAY, prompt_hash="same")
+    assert replay(log(newer, older)) == [older]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": 1.01}, {"score": -0.01}, {"score": math.nan}, {"score": True}, {"score": "good"},
+        {"vector": np.zeros(DIM, np.float32)}, {"vector": np.full(DIM, np.nan, np.float32)},
+        {"why": "x" * 2_001}, {"by": ""}, {"model": ""}, {"time": math.inf},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_outcome_is_refused_and_says_which_field(change):
+    with pytest.raises(OutcomeRefused, match=next(iter(change))):
+        dataclasses.replace(outcome(1), **change)
+
+
+# The store
+
+
+def test_what_was_acknowledged_is_there_after_a_kill(tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from test_escalations import outcome\n"
+        "from pathlib import Path\n"
+        "from semroute.escalations.sqlite import SqliteStore\n"
+        "store = SqliteStore(Path(sys.argv[1]))\n"
+        "for n in range(10**6):\n"
+        "    store.append([outcome(n)])\n"
+        "    print(n, flush=True)\n"
+    )
+    file = tmp_path / "kill.db"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", script, str(file), str(Path(__file__).parent)], stdout=subprocess.PIPE
+    )
+    said = [int(writer.stdout.readline()) for _ in range(40)]
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    stored = [record.entry.id for record in SqliteStore(file).read()]
+    assert stored[: len(said)] == [f"outcome-{n}" for n in said]
+
+
+def test_two_processes_write_and_none_is_lost(tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from test_escalations import outcome\n"
+        "from pathlib import Path\n"
+        "from semroute.escalations.sqlite import SqliteStore\n"
+        "store, start = SqliteStore(Path(sys.argv[1])), int(sys.argv[3])\n"
+        "for n in range(start, start + 60):\n"
+        "    store.append([outcome(n)])\n"
+    )
+    file = tmp_path / "both.db"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, str(file), str(Path(__file__).parent), str(start)])
+        for start in (0, 1000)
+    ]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    records = list(SqliteStore(file).read())
+    assert {r.entry.id for r in records} == {f"outcome-{n}" for s in (0, 1000) for n in range(s, s + 60)}
+    assert [r.seq for r in records] == sorted(r.seq for r in records)
+
+
+def test_an_id_is_stored_once_and_vectors_come_back_bit_for_bit(tmp_path):
+    store = SqliteStore(tmp_path / "once.db")
+    one = outcome(1, text="héllo", why="no", route="billing")
+    assert (store.append([one]), store.append([one])) == (1, 0)
+    (record,) = SqliteStore(tmp_path / "once.db").read()
+    assert record.entry.vector.tobytes() == one.vector.tobytes()
+    assert (record.entry.text, record.entry.why, record.entry.route) == ("héllo", "no", "billing")
+    assert (tmp_path / "once.db").stat().st_mode & 0o077 == 0
+
+
+def test_forgotten_is_gone_from_the_file(tmp_path):
+    store = SqliteStore(tmp_path / "forget.db")
+    kept, gone = outcome(1, text="kept words"), outcome(2, at=7, text="secret words")
+    store.append([kept, gone])
+    assert store.forget(event(1, "forget", ids=(gone.id,))) == 1
+    data = (tmp_path / "forget.db").read_bytes()
+    assert b"kept words" in data
+    assert b"secret words" not in data and gone.vector.tobytes() not in data
+    assert gone.prompt_hash.encode() not in data
+    assert [outcome.id for outcome in replay(store.read())] == [kept.id]
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but text" * 100, b""], ids=["text", "empty"])
+def test_a_file_of_something_else_is_refused_and_an_empty_one_is_a_new_store(tmp_path, content):
+    file = tmp_path / "other.db"
+    file.write_bytes(content)
+    if content:
+        with pytest.raises(StoreUnavailable, match=r"other\.db"):
+            SqliteStore(file)
+        assert file.read_bytes() == content
+    else:
+        assert SqliteStore(file).last() == 0
+
+
+def test_hashes_tell_equal_prompts_and_need_the_key():
+    assert prompt_hash("a  b\n", b"k") == prompt_hash("a b", b"k") != prompt_hash("a b", b"other")
+
+
+# The loop
+
+
+@pytest.fixture
+def project(write_project, tmp_path):
+    """Build a project with a store; `open_again` loads it as another process would."""
+
+    def make(**escalations):
+        routes = write_project(
+            settings={
+                "vote": {"max_distance": 2.0, "min_confidence": 0.0},
+                "escalations": {"store": "sqlite:outcomes.db", **escalations},
+            }
+        )
+        build_index(routes, tmp_path / "index", encoder=HashEncoder())
+        return Router.load(tmp_path / "index", encoder=HashEncoder())
+
+    return make
+
+
+PROMPT = "where is my refund"
+
+
+def fail_on(router, prompt=PROMPT, users=("ann", "bob", "eve")):
+    return [router.escalate(router.route(prompt), to="big", by=by, why="wrong") for by in users]
+
+
+def test_escalations_move_the_next_prompt_and_explain_it(project, tmp_path):
+    router = project()
+    assert router.route(PROMPT).model == "small"
+    assert not (tmp_path / "outcomes.db").exists()  # routing alone makes no store
+    ids = fail_on(router)
+    decision = router.route(PROMPT)
+    assert (decision.route, decision.model, decision.reason) == ("billing", "big", "escalation")
+    assert decision.fallbacks == ("small",)
+    assert {each.id for each in decision.outcomes} == set(ids)
+    (small,) = [each for each in decision.candidates if each.model == "small"]
+    assert small.quality < 0.5 and small.support == 3.0
+    assert json.loads(json.dumps(decision.to_dict()))["outcomes"][0]["model"] == "small"
+    assert router.route("hello there").model == "small"
+    another = Router.load(tmp_path / "index", encoder=HashEncoder())
+    assert another.route(PROMPT).model == "big"
+
+
+def test_another_process_sees_it_within_a_second(project, tmp_path):
+    one = project()
+    fail_on(one, "send me an invoice")  # makes the store
+    other = Router.load(tmp_path / "index", encoder=HashEncoder())
+    assert other.route(PROMPT).model == "small"
+    fail_on(one)
+    deadline = time.monotonic() + 10.0
+    while other.route(PROMPT).model != "big":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_good_outcomes_keep_it_cheap(project):
+    router = project()
+    for by in ("ann", "bob", "eve"):
+        router.feedback(router.route(PROMPT).id, 1.0, by=by)
+    decision = router.route(PROMPT)
+    assert (decision.model, decision.reason) == ("small", "match")
+    assert decision.candidates[0].quality > 0.8
+
+
+def test_evidence_cannot_bring_in_a_model_the_call_excludes(project):
+    router = project()
+    fail_on(router)
+    decision = router.route(PROMPT, exclude={"big"})
+    assert decision.model == "small" and "big" not in decision.fallbacks
+
+
+def test_where_all_models_fail_the_best_of_them_serves(project):
+    router = project()
+    fail_on(router)
+    for by in ("ann", "bob", "eve"):
+        router.feedback(router.route(PROMPT), 0.2, by=by)
+    assert router.route(PROMPT).model == "big"
+
+
+def test_weights_use_the_estimates(project):
+    router = project()
+    assert router.route(PROMPT, weights={"quality": 1, "cost": 0.001}).model == "small"
+    fail_on(router)
+    assert router.route(PROMPT, weights={"quality": 1, "cost": 0.001}).model == "big"
+    assert router.route(PROMPT, weights={"quality": 1, "cost": 1}).model == "small"
+
+
+def test_shadow_mode_changes_nothing_and_says_what_it_would(project):
+    router = project(mode="shadow")
+    fail_on(router)
+    decision = router.route(PROMPT)
+    assert (decision.model, decision.reason, decision.shadow) == ("small", "match", "big")
+    assert router.route("hello there").shadow is None
+
+
+def test_ten_thousand_reports_of_one_principal_meet_a_quota_and_change_nothing(project):
+    router = project(quota_per_day=20)
+    golden = [PROMPT, "hello there", "sort a list", "good morning"]
+    before = [router.route(prompt).model for prompt in golden]
+    with pytest.raises(QuotaExceeded, match="quota_per_day is 20"):
+        for _ in range(10_000):
+            router.escalate(router.route(PROMPT), to="big", by="mallory")
+    assert [router.route(prompt).model for prompt in golden] == before
+
+
+def test_reverting_a_principal_restores_the_answers_bit_for_bit(project):
+    router = project(min_principals=1)
+    for by in ("ann", "bob"):
+        router.feedback(router.route(PROMPT), 0.3, by=by)
+    prompts = [PROMPT, "hello there", "write a python function", "my refund is late"]
+
+    def answers():
+        decisions = [router.route(prompt) for prompt in prompts]
+        return [(d.model, d.reason, d.candidates, d.outcomes) for d in decisions]
+
+    before = answers()
+    for _ in range(3):
+        fail_on(router, users=("mallory",))
+    assert answers() != before
+    router.memory.say(event(1, "revert", by="mallory"))
+    assert answers() == before
+
+
+def test_a_quarantined_principal_does_not_count(project):
+    router = project()
+    router.memory.say(event(1, "quarantine", by="bob"))
+    fail_on(router, users=("ann", "bob"))
+    fail_on(router, users=("ann", "bob"))
+    assert router.route(PROMPT).model == "small"
+
+
+def test_what_cannot_be_stored_is_refused_by_name(project):
+    router = project()
+    with pytest.raises(UnknownDecision, match="nothing like it"):
+        router.feedback("nothing like it", 1.0)
+    decision = router.route(PROMPT)
+    with pytest.raises(OutcomeRefused, match="'huge'"):
+        router.escalate(decision, to="huge")
+    with pytest.raises(OutcomeRefused, match="score"):
+        router.feedback(decision, 2.0)
+    with pytest.raises(OutcomeRefused, match="why"):
+        router.escalate(decision, to="big", why="x" * 5_000)
+    assert len(router.memory) == 0
+
+
+def test_without_a_store_feedback_says_what_to_do(write_project):
+    router = Router(index.build(load_config(write_project()), HashEncoder()).index, HashEncoder())
+    with pytest.raises(StoreUnavailable, match="escalations"):
+        router.feedback(router.route(PROMPT), 1.0)
+
+
+def test_a_corrupt_store_stops_no_routing_and_is_said_once(project, tmp_path, caplog):
+    fail_on(project())
+    (tmp_path / "outcomes.db").write_bytes(b"no database, but some text" * 200)
+    with caplog.at_level(logging.ERROR, logger="semroute"):
+        router = Router.load(tmp_path / "index", encoder=HashEncoder())
+        for _ in range(20):
+            assert router.route(PROMPT).model == "small"
+        time.sleep(0.2)
+    assert len([r for r in caplog.records if "goes on without" in r.message]) == 1
+    with pytest.raises(StoreUnavailable):
+        router.feedback(router.route(PROMPT), 1.0)
+
+
+def test_prompt_text_is_kept_only_when_asked_for(project, tmp_path):
+    fail_on(project())
+    assert PROMPT.encode() not in (tmp_path / "outcomes.db").read_bytes()
+    (tmp_path / "outcomes.db").unlink()
+    fail_on(project(keep_text=True))
+    assert PROMPT.encode() in (tmp_path / "outcomes.db").read_bytes()
+
+
+# The command
+
+
+@pytest.fixture
+def command(write_project, tmp_path):
+    routes = write_project(
+        settings={
+            "vote": {"max_distance": 2.0, "min_confidence": 0.0},
+            "escalations": {"store": "sqlite:outcomes.db"},
+        }
+    )
+    build_index(routes, tmp_path / "index")
+
+    def run(*arguments, stdin=""):
+        done = subprocess.run(
+            [sys.executable, "-m", "semroute", *map(str, arguments)],
+            cwd=tmp_path, input=stdin, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def test_import_keeps_good_lines_names_bad_ones_and_counts_both(command, tmp_path):
+    lines = [
+        '{"prompt": "where is my refund", "model": "small", "score": 0}',
+        '{"prompt": "where is my refund?", "scores": {"small": 0.0, "big": 1.0}}',
+        '{"prompt": "where is the refund", "model": "small", "score": 0}',
+        '{"prompt": "where is my refund now", "model": "small", "score": 0}',
+        '{"prompt": "bad score", "model": "small", "score": 1.5}',
+        '{"prompt": "bad model", "model": "huge", "score": 1}',
+        '{"prompt": "both", "model": "small", "score": 1, "scores": {"small": 1}}',
+        '{"prompt": "", "model": "small", "score": 1}',
+        "not json",
+    ]
+    (tmp_path / "graded.jsonl").write_text("\n".join(lines))
+    done = command("escalations", "import", "graded.jsonl", "--json")
+    counts = json.loads(done.stdout)
+    assert done.returncode == 2
+    assert (counts["lines"], counts["refused"], counts["outcomes"], counts["known"]) == (4, 5, 5, 0)
+    assert [problem["line"] for problem in counts["problems"]] == [5, 6, 7, 8, 9]
+    assert "graded.jsonl:5:" in done.stderr and "huge" in done.stderr
+    again = json.loads(command("escalations", "import", "graded.jsonl", "--json").stdout)
+    assert (again["outcomes"], again["known"]) == (0, 5)
+    decision = json.loads(command("route", "where is my refund", "--json").stdout)
+    assert (decision["model"], decision["reason"]) == ("big", "escalation")
+
+
+def test_add_list_revert_forget_export(command):
+    first = command("escalations", "add", "sort a list", "--model", "small", "--to", "big").stdout.strip()
+    command("escalations", "add", "fix this bug", "--model", "big", "--score", "1", "--by", "ann")
+    listed = [json.loads(line) for line in command("escalations", "list", "--json").stdout.splitlines()]
+    assert [(row["model"], row["score"], row["by"]) for row in listed] == [
+        ("small", 0, OPERATOR),
+        ("big", 1, "ann"),
+    ]
+    assert "sort a list" not in json.dumps(listed) and "vector" not in listed[0]
+    reverted = json.loads(command("escalations", "revert", "--by", "ann", "--json").stdout)
+    assert reverted["fewer"] == 1
+    assert [json.loads(line)["id"] for line in command("escalations", "export").stdout.splitlines()] == [
+        first
+    ]
+    assert (
+        json.loads(command("escalations", "revert", "--id", reverted["id"], "--json").stdout)["fewer"] == -1
+    )
+    assert json.loads(command("escalations", "forget", "sort a list", "--json").stdout)["fewer"] == 1
+    assert command("escalations", "revert").returncode == 2
+    assert command("escalations", "add", "x", "--model", "huge").returncode == 2
