@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from semroute.build import Built
     from semroute.decision import Decision
     from semroute.doctor import Finding
-    from semroute.escalations.outcome import Outcome
+    from semroute.escalations import Outcome
     from semroute.index import Progress
     from semroute.router import Router
     from semroute.text import Prompt
@@ -362,7 +362,9 @@ def revert_outcomes(
     """Let outcomes count no longer: those that meet all that is given. The id of a revert takes it back."""
     if by is None and not ids and since is None and until is None:
         _refuse("Say which: --by, --id, --since or --until.")
-    _say_event(index, as_json, kind="revert", by=by, ids=tuple(ids or ()), since=since, until=until)
+    if ids and not (by is None and since is None and until is None):
+        _refuse("Give either --id, or --by with --since and --until.")
+    _say_event(index, as_json, kind="revert", principal=by, ids=tuple(ids or ()), since=since, until=until)
 
 
 @escalations.command("quarantine")
@@ -373,7 +375,7 @@ def quarantine(
     as_json: _JsonOption = False,
 ) -> None:
     """Let nothing that a principal said, or will say, count."""
-    _say_event(index, as_json, kind="release" if release else "quarantine", by=by)
+    _say_event(index, as_json, kind="release" if release else "quarantine", principal=by)
 
 
 @escalations.command("forget")
@@ -384,22 +386,19 @@ def forget_outcomes(
     index: _IndexOption = Path("index"),
     as_json: _JsonOption = False,
 ) -> None:
-    """Erase vector, hash and text of outcomes for ever: of a prompt, of a principal, or by id."""
-    from semroute.escalations.outcome import Outcome, prompt_hash
+    """Erase outcomes for ever: of a prompt, of a principal, or by id."""
+    from semroute.escalations import Outcome, prompt_hash
 
     if prompt is None and by is None and not ids:
         _refuse("Say which: the PROMPT, --by or --id.")
     memory = _remembering(index).memory
     hashed = None if prompt is None else prompt_hash(prompt, memory.key())
-    stored = [record.entry for record in memory.records() if isinstance(record.entry, Outcome)]
-    erased = tuple(
-        outcome.id
-        for outcome in stored
-        if (hashed is None or outcome.prompt_hash == hashed)
-        and (by is None or outcome.by == by)
-        and (not ids or outcome.id in ids)
-    )
-    _say_event(index, as_json, kind="forget", ids=erased)
+    named = list(ids or ())
+    if by is not None:
+        stored = [record.entry for record in memory.records()]
+        named += [entry.id for entry in stored if isinstance(entry, Outcome) and entry.by == by]
+    erased = memory.forget(ids=named, prompt_hash=hashed)
+    _print_json({"erased": erased}) if as_json else _print(f"{erased} outcomes erased")
 
 
 def _remembering(index: Path) -> Router:
@@ -411,9 +410,9 @@ def _remembering(index: Path) -> Router:
 
 
 def _counting(index: Path) -> list[Outcome]:
-    from semroute.escalations.outcome import replay
+    from semroute.escalations.memory import counting
 
-    return replay(_remembering(index).memory.records())
+    return counting(_remembering(index).memory.records())
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:
@@ -427,16 +426,16 @@ def _told(outcome: Outcome) -> dict[str, Any]:
         "by": outcome.by,
         "why": outcome.why,
     }
-    return told | {"origin": outcome.origin, "time": outcome.time, "decision": outcome.decision}
+    return told | {"origin": outcome.origin, "time": outcome.time, "decision": outcome.decision_id}
 
 
 def _say_event(index: Path, as_json: bool, **said: Any) -> None:
     import time
 
-    from semroute.escalations.outcome import OPERATOR, Event
+    from semroute.escalations import OPERATOR, Event
     from semroute.ulid import new_ulid
 
-    event = Event(id=new_ulid(), time=time.time(), actor=OPERATOR, **said)
+    event = Event(id=new_ulid(), time=time.time(), by=OPERATOR, **said)
     fewer = _remembering(index).memory.say(event)
     if as_json:
         _print_json({"id": event.id, "kind": event.kind, "fewer": fewer})

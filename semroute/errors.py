@@ -10,14 +10,18 @@
     |-- EncoderError         text could not become vectors
     |   |-- EncoderUnavailable   the encoder cannot be opened: package, file or key missing
     |   `-- EncodingFailed       it was open and did not answer as it must
-    `-- StoreError           an outcome was not stored or not read
-        |-- StoreUnavailable     the store cannot be opened, is gone, or holds what is not ours
-        |-- StoreBusy            others held it for too long; nothing was written, try again
-        `-- OutcomeRefused       the outcome itself is wrong; names the field
-            |-- UnknownDecision      no decision of that id is remembered here
-            `-- QuotaExceeded        this principal has said enough for today
+    `-- StoreError           the store of outcomes did not do what was asked; nothing of it was stored
+        |-- OutcomeInvalid       an outcome or event that no store takes; carries the field
+        |   `-- UnknownDecision      no decision of that id is remembered here
+        |-- QuotaExceeded        this principal has said enough for today
+        |-- OutcomeConflict      something else is stored under this id
+        |-- StoreUnavailable     cannot be opened, reached or written: driver, path, server, rights
+        |-- StoreBusy            others held it for longer than we wait; try again
+        |-- StoreCorrupt         it holds what semroute has not written
+        `-- StoreMismatch        intact, but not a store of ours or made by a newer semroute
 
-Raised while building and loading. At request time `Router.route()` answers with the default instead.
+Raised while building and loading, and by a store when it is written or read. At request time
+`Router.route()` answers with the default instead.
 """
 
 from __future__ import annotations
@@ -86,24 +90,48 @@ class EncodingFailed(EncoderError):  # noqa: N818
 
 
 class StoreError(SemrouteError):
-    """An outcome could not be stored or read."""
+    """The store of outcomes did not do what was asked. A write that raises this has stored nothing.
+
+    The one exception is a connection that breaks while it commits: then nobody knows. Appending the same
+    outcomes again is right in every case, because a store keeps an id once.
+    """
 
 
-class StoreUnavailable(StoreError):  # noqa: N818
-    """The store cannot be opened, is gone, or is not one of ours."""
+class OutcomeInvalid(StoreError):  # noqa: N818
+    """An outcome or an event is not what a store takes. `field` names what is wrong; no value is quoted."""
+
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        self.message = message
+        super().__init__(field, message)
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.message}"
 
 
-class StoreBusy(StoreError):  # noqa: N818
-    """Other writers held the store for too long. Nothing was written."""
-
-
-class OutcomeRefused(StoreError):  # noqa: N818
-    """The outcome is not one: a score outside [0, 1], an unknown model, a vector of another encoder."""
-
-
-class UnknownDecision(OutcomeRefused):
+class UnknownDecision(OutcomeInvalid):
     """No decision of that id is remembered by this router."""
 
 
-class QuotaExceeded(OutcomeRefused):
+class QuotaExceeded(StoreError):  # noqa: N818
     """The principal has stored as many outcomes in 24 hours as one may."""
+
+
+class OutcomeConflict(StoreError):  # noqa: N818
+    """An id is stored already, with other content. The same content again is no error."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818
+    """The store cannot be opened, reached or written: a driver, a path, a server or a right is missing."""
+
+
+class StoreBusy(StoreError):  # noqa: N818
+    """Others held the store for longer than we wait. Try again later."""
+
+
+class StoreCorrupt(StoreError):  # noqa: N818
+    """The store holds what semroute has not written: damaged bytes, changed tables, values out of range."""
+
+
+class StoreMismatch(StoreError):  # noqa: N818
+    """The store is intact, but it is not one of semroute's or a newer version has made it."""

@@ -38,13 +38,12 @@ from semroute.errors import (
     StoreUnavailable,
     UnknownDecision,
 )
-from semroute.escalations import estimate, trend
-from semroute.escalations.memory import Memory
-from semroute.escalations.outcome import OPERATOR, Outcome, encoder_name, prompt_hash
+from semroute.escalations import OPERATOR, Outcome, estimate, prompt_hash, trend
+from semroute.escalations.memory import Memory, encoder_name
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.text import Prompt, PromptError, is_blank, routed_text
-from semroute.ulid import new_ulid
+from semroute.ulid import new_ulid, ulid_of
 from semroute.vote import NO_VOTE, Judge, Limits, head_view
 from semroute.wording import Reader
 
@@ -274,11 +273,11 @@ class Router:
         memory, known = self.memory, self._recent.get(identity)
         if known is None:
             raise UnknownDecision(
-                f"decision {identity!r} is not among the last {_REMEMBERED:,} with a vector of this router"
+                "decision", f"{identity!r} is not among the last {_REMEMBERED:,} of this router with a vector"
             )
         seen, route, model = known
         outcome = self._snapshot.outcome(
-            seen, model, score, id=new_ulid(), by=by or OPERATOR, decision=identity, route=route, **said
+            seen, model, score, id=new_ulid(), by=by or OPERATOR, decision_id=identity, route=route, **said
         )
         memory.add([outcome])
         return outcome.id
@@ -533,7 +532,7 @@ class _Snapshot:
             prompt_hash=prompt_hash(seen.text, memory.key()),
             encoder=memory.encoder,
             time=time.time(),
-            text=seen.text if settings is not None and settings.keep_text else None,
+            text=_storable(seen.text) if settings is not None and settings.keep_text else None,
             **said,
         )
 
@@ -656,7 +655,12 @@ class _Recent:
 
 def _import_id(row: GradedPrompt, model: str, key: bytes) -> str:
     """The same for the same prompt, model and score, so that importing a file twice changes nothing."""
-    return "import-" + prompt_hash(f"{row.prompt}\0{model}\0{row.scores[model]!r}", key)[:32]
+    return ulid_of(prompt_hash(f"{row.prompt}\0{model}\0{row.scores[model]!r}", key))
+
+
+def _storable(text: str) -> str:
+    """`text` without what neither UTF-8 nor PostgreSQL can hold, and no longer than a store takes."""
+    return text[:_LONGEST_TEXT].encode("utf-8", "replace").decode().replace("\0", "") or " "
 
 
 def _remembers_alike(old: RouteIndex, new: RouteIndex) -> bool:

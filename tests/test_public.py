@@ -47,7 +47,7 @@ ALLOWED = {
     "doctor": {"build", "config", "encoders", "errors", "router"},
     "encoders": {"errors"},
     "errors": set(),
-    "escalations": {"config", "decision", "errors", "jsonl"},
+    "escalations": {"config", "decision", "errors", "jsonl", "ulid"},
     "evaluate": {"config", "decision", "errors", "jsonl", "router", "sources", "text", "yaml"},
     "freshness": {"artifact", "changes", "config", "encoders", "errors"},
     "index": {"artifact", "calibrate", "config", "encoders", "errors", "freshness", "vote"},
@@ -90,6 +90,8 @@ HEAVY = {
     "numpy",
     "pydantic",
     "tokenizers",
+    "psycopg",
+    "sqlite3",
 }
 
 
@@ -177,7 +179,8 @@ def test_every_error_is_a_semroute_error():
 
 
 @pytest.mark.parametrize(
-    "module", ["semroute", "semroute.encoders", "semroute.encoders.base", "semroute.errors"]
+    "module",
+    ["semroute", "semroute.encoders", "semroute.encoders.base", "semroute.errors", "semroute.escalations"],
 )
 def test_importing_loads_nothing_heavy(module):
     code = f"import {module}, sys, json; print(json.dumps(list(sys.modules)))"

@@ -19,7 +19,7 @@ import faiss
 import numpy as np
 
 from semroute.decision import PastOutcome
-from semroute.escalations.outcome import OPERATOR, Outcome
+from semroute.escalations import OPERATOR, Outcome
 from semroute.escalations.trend import ENOUGH, FEATURE_COUNT, Graded, Trend, likeness
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def _trend_of(
         return None, 0.0, learnt
     rows = [outcome for outcome in imported if outcome.model in learnt]
     latest = max(outcome.time for outcome in rows)
-    places: dict[str, int] = {}
+    places: dict[bytes, int] = {}
     first: list[Outcome] = []
     for outcome in rows:
         if outcome.prompt_hash not in places:

@@ -7,20 +7,29 @@ is gone, routing goes on with what was known, and the log says so once.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
 import time
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from semroute.errors import OutcomeRefused, QuotaExceeded, StoreError, StoreUnavailable
+from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreUnavailable
+from semroute.escalations import (
+    OPERATOR,
+    Event,
+    Outcome,
+    Record,
+    Store,
+    is_there,
+    open_store,
+    replay,
+)
 from semroute.escalations.estimate import Estimate, Estimator, Prompt, Trust
-from semroute.escalations.outcome import OPERATOR, Event, Outcome, Record, replay, said_about
-from semroute.escalations.store import Store, is_there, open_store
 
 if TYPE_CHECKING:
     from semroute.config import EscalationSettings
@@ -90,16 +99,19 @@ class Memory:
     def add(self, outcomes: Sequence[Outcome], *, settled: bool = True) -> int:
         """Store outcomes, durably; returns how many were new. They count from now on, or once `settled`.
 
-        Raises OutcomeRefused for an unknown model or another encoder's vector, QuotaExceeded, or StoreError.
+        An id that is known already is left out. Raises OutcomeInvalid for an unknown model or another
+        encoder's vector, QuotaExceeded, or another StoreError.
         """
         self._check(outcomes)
         with self._writing:
-            self._check_quotas(outcomes)
             store = self._opened()
-            added = store.append(outcomes)
+            fresh = [outcome for outcome in outcomes if outcome.id not in self._ids]
+            self._check_quotas(fresh)
+            store.append(fresh)
+            self._ids.update(outcome.id for outcome in fresh)
             if settled:
                 self._catch_up(store)
-        return added
+        return len(fresh)
 
     def say(self, event: Event) -> int:
         """Store an event; returns how many outcomes fewer count now, negative for more. Raises StoreError."""
@@ -107,13 +119,18 @@ class Memory:
             store = self._opened()
             self._catch_up(store)
             before = len(self._estimator)
-            if event.kind == "forget":
-                store.forget(event)
-                self._forget_all()
-            else:
-                store.append([event])
+            store.append_event(event)
             self._catch_up(store)
             return before - len(self._estimator)
+
+    def forget(self, *, ids: Sequence[str] = (), prompt_hash: bytes | None = None) -> int:
+        """Erase outcomes for ever, as the operator; returns how many there were. Raises StoreError."""
+        with self._writing:
+            store = self._opened()
+            erased = store.forget(by=OPERATOR, time=time.time(), ids=ids, prompt_hash=prompt_hash)
+            self._forget_all()  # what is erased there must not be remembered here
+            self._catch_up(store)
+        return erased
 
     def close(self) -> None:
         """Stop following, and let go of the store."""
@@ -130,10 +147,10 @@ class Memory:
             for model in filter(None, (outcome.model, outcome.escalated_to)):
                 if model not in self._priors:
                     known = ", ".join(sorted(self._priors))
-                    raise OutcomeRefused(f"there is no model {model!r}; the settings declare {known}")
+                    raise OutcomeInvalid("model", f"{model!r} is not declared; the settings have {known}")
             if outcome.encoder != self._encoder:
-                raise OutcomeRefused(
-                    f"the vector is one of {outcome.encoder}, and the index was built with {self._encoder}"
+                raise OutcomeInvalid(
+                    "vector", f"is one of {outcome.encoder}, and the index was built with {self._encoder}"
                 )
 
     def _check_quotas(self, outcomes: Sequence[Outcome]) -> None:
@@ -184,6 +201,7 @@ class Memory:
         estimator: Estimator | None = self._estimator
         for record in news:
             entry = record.entry
+            self._ids.add(entry.id)
             if isinstance(entry, Outcome):
                 self._times[entry.by].append(entry.time)
                 simple = entry.origin != "import" and entry.by not in self._held
@@ -193,17 +211,18 @@ class Memory:
                     estimator = estimator.with_more(entry)
                 elif self._counts(entry):
                     estimator = None
-            elif entry is not None:
+            else:
                 estimator = None
-                if entry.kind == "quarantine" and entry.by is not None:
-                    self._held.add(entry.by)
+                if isinstance(entry, Event) and entry.kind == "quarantine" and entry.principal is not None:
+                    self._held.add(entry.principal)
         self._estimator = self._fresh_estimator() if estimator is None else estimator
 
     def _forget_all(self) -> None:
         """Read the log from its start next time."""
         self._seq = 0
         self._records: list[Record] = []
-        self._said: set[tuple[str, str, str]] = set()
+        self._ids: set[str] = set()
+        self._said: set[tuple[str, bytes, str]] = set()
         self._held: set[str] = set()
         self._times: dict[str, deque[float]] = defaultdict(deque)
 
@@ -212,7 +231,7 @@ class Memory:
 
     def _fresh_estimator(self) -> Estimator:
         settings = self._settings
-        outcomes = [outcome for outcome in replay(self._records) if self._counts(outcome)]
+        outcomes = [outcome for outcome in counting(self._records) if self._counts(outcome)]
         trust = Trust(settings.max_principal_share, settings.min_principals)
         return Estimator(outcomes, self._priors, half_life_days=settings.half_life_days, trust=trust)
 
@@ -236,6 +255,24 @@ class Memory:
         except StoreError:
             return _RETRY
         return 0.0
+
+
+def said_about(outcome: Outcome) -> tuple[str, bytes, str]:
+    """Who said something about which prompt and model: of several such outcomes the last counts."""
+    return outcome.by, outcome.prompt_hash, outcome.model
+
+
+def counting(records: Iterable[Record]) -> list[Outcome]:
+    """The outcomes that count after `records`: those with effect, of several by one on the same the last."""
+    effective = replay(records)
+    latest = {said_about(outcome): outcome.id for outcome in effective}
+    return [outcome for outcome in effective if latest[said_about(outcome)] == outcome.id]
+
+
+def encoder_name(identity: Mapping[str, object]) -> str:
+    """A short name for an encoder's identity: vectors of another one are never compared with it."""
+    parts = "\n".join(str(identity[key]) for key in ("name", "revision", "dim", "preprocessing"))
+    return f"{str(identity['name'])[:100]}#{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 
 def _watch(memory: weakref.ref[Memory], pid: int) -> None:

@@ -1,0 +1,125 @@
+"""What every store does alike: check what comes in, read in batches, say what was forgotten."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from semroute.errors import OutcomeInvalid
+from semroute.escalations.outcome import (
+    HASH_BYTES,
+    MAX_EVENT_IDS,
+    Event,
+    Outcome,
+    Record,
+    check_ids,
+)
+from semroute.escalations.rows import Row, batches, from_row
+from semroute.ulid import new_ulid
+
+READ_BATCH = 1_000
+MakeEvents: TypeAlias = Callable[[Sequence[str]], list[Event]]
+
+
+class LogStore(ABC):
+    """The part of a `Store` that is the same in every database. `_where` names it in errors."""
+
+    _where: str
+    _key: bytes
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._where!r})"
+
+    @property
+    def key(self) -> bytes:
+        """See `Store.key`."""
+        return self._key
+
+    def append(self, outcomes: Sequence[Outcome]) -> list[int]:
+        """See `Store.append`."""
+        for outcome in outcomes:
+            if not isinstance(outcome, Outcome):
+                raise OutcomeInvalid("outcomes", f"must be outcomes, not {type(outcome).__name__}")
+        return self._append(outcomes) if outcomes else []
+
+    def append_event(self, event: Event) -> int:
+        """See `Store.append_event`."""
+        if not isinstance(event, Event):
+            raise OutcomeInvalid("event", f"must be an event, not {type(event).__name__}")
+        if event.kind == "forget":
+            raise OutcomeInvalid("kind", "must not be forget: Store.forget() erases and writes that event")
+        return self._append([event])[0]
+
+    def forget(
+        self,
+        *,
+        by: str,
+        time: float,
+        ids: Sequence[str] = (),
+        prompt_hash: bytes | None = None,
+        why: str | None = None,
+    ) -> int:
+        """See `Store.forget`."""
+        wanted = check_ids(ids)
+        if prompt_hash is not None and (not isinstance(prompt_hash, bytes) or len(prompt_hash) != HASH_BYTES):
+            raise OutcomeInvalid("prompt_hash", f"must be {HASH_BYTES} bytes")
+        # Made before the store is touched: what is wrong with it is said also where nothing is found.
+        pattern = Event(id=new_ulid(), kind="forget", by=by, time=time, why=why, ids=(new_ulid(),))
+
+        def events(found: Sequence[str]) -> list[Event]:
+            parts = batches(found, MAX_EVENT_IDS)
+            return [replace(pattern, id=new_ulid(), ids=tuple(part)) for part in parts]
+
+        return self._erase(wanted, prompt_hash, events)
+
+    def read(self, after: int = 0, limit: int | None = None) -> Iterator[Record]:
+        """See `Store.read`."""
+        left = limit
+        while left is None or left > 0:
+            size = READ_BATCH if left is None else min(left, READ_BATCH)
+            rows = self._page(after, size)
+            for row in rows:
+                yield from_row(row, self._where)
+            if len(rows) < size:
+                return
+            after = rows[-1][0]
+            left = None if left is None else left - size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def drop_texts(self, *, before: float) -> int:
+        """See `Store.drop_texts`."""
+
+    @abstractmethod
+    def last(self) -> int:
+        """See `Store.last`."""
+
+    @abstractmethod
+    def wait(self, after: int, timeout: float) -> bool:
+        """See `Store.wait`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """See `Store.close`."""
+
+    @abstractmethod
+    def _append(self, entries: Sequence[Outcome | Event]) -> list[int]:
+        """Store `entries`, at least one, in one transaction."""
+
+    @abstractmethod
+    def _erase(self, ids: Sequence[str], prompt_hash: bytes | None, events: MakeEvents) -> int:
+        """Erase the outcomes named and store `events` of their ids, in one transaction. Returns how many."""
+
+    @abstractmethod
+    def _page(self, after: int, size: int) -> list[Row]:
+        """The first `size` rows after sequence number `after`, columns as in COLUMNS."""
