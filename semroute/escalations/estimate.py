@@ -36,10 +36,10 @@ _NEAREST_SHOWN = 5
 _DAY = 86_400.0
 
 _FLAT_UP_TO = 4_096
-_BLOCK = 4_096
+_BLOCK = 1_024
 """Outcomes are merged into the index by whole blocks; those after the last stand beside it."""
 _LISTS_PER_ROOT = 2.0
-_PROBED = 24
+_PROBED = 16
 _TRAINED_ON = 40  # vectors a list
 
 
