@@ -10,6 +10,7 @@ from semroute.config import ModelCard, Weights
 from semroute.decision import Candidate
 
 _UNKNOWN_QUALITY = 0.5
+_LETTERS = {"q": "quality", "c": "cost", "t": "ttft", "i": "itl"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,20 @@ class Need:
         if self.max_usd_per_1m is None:
             return True
         return card.prompt_usd_per_1m is not None and card.prompt_usd_per_1m <= self.max_usd_per_1m
+
+
+def parse_weights(text: str) -> Weights:
+    """Weights from their short form, such as "router@q:1|c:4.65e-03|t:2.08e-05|i:2.07e-03"; 0 if left out.
+
+    Raises ValueError.
+    """
+    kind, at, listed = text.partition("@")
+    given = [part.partition(":") for part in listed.split("|")]
+    letters = [letter for letter, _, _ in given]
+    if kind != "router" or not at or not set(letters) <= _LETTERS.keys() or len(set(letters)) < len(letters):
+        raise ValueError("weights are written router@q:1|c:0.005|t:0|i:0, each of q, c, t, i at most once")
+    values = {_LETTERS[letter]: float(value) for letter, _, value in given}
+    return Weights(**{name: values.get(name, 0.0) for name in _LETTERS.values()})
 
 
 def rank(

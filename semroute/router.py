@@ -155,7 +155,7 @@ class Router:
         exclude: Collection[str] | None = None,
         needs: Collection[str] | None = None,
         max_usd_per_1m: float | None = None,
-        weights: Weights | Mapping[str, float] | None = None,
+        weights: Weights | Mapping[str, float] | str | None = None,
         step: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Decision:
@@ -165,7 +165,7 @@ class Router:
         exclude: names of models that must not serve.
         needs: capabilities the model must have declared, such as "tools" or "vision".
         max_usd_per_1m: US dollars per million prompt tokens the model may cost at most.
-        weights: quality, cost, ttft and itl, in place of `select` of the settings.
+        weights: quality, cost, ttft and itl, or "router@q:1|c:0.005", in place of `select` of the settings.
         step, metadata: what rules may test beside the text.
         """
         started = time.perf_counter()
@@ -181,7 +181,7 @@ class Router:
         exclude: Collection[str] | None = None,
         needs: Collection[str] | None = None,
         max_usd_per_1m: float | None = None,
-        weights: Weights | Mapping[str, float] | None = None,
+        weights: Weights | Mapping[str, float] | str | None = None,
         step: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[Decision]:
@@ -678,7 +678,7 @@ def _request(
     exclude: Collection[str] | None,
     needs: Collection[str] | None,
     max_usd_per_1m: float | None,
-    weights: Weights | Mapping[str, float] | None,
+    weights: Weights | Mapping[str, float] | str | None,
     step: str | None,
     metadata: Mapping[str, Any] | None,
 ) -> tuple[_Request, _Verdict | None]:
@@ -716,7 +716,9 @@ def _parsed(name: str, parse: Callable[[Any], _Parsed], value: Any, faults: list
         return None
 
 
-def _weights(weights: Weights | Mapping[str, float]) -> Weights:
+def _weights(weights: Weights | Mapping[str, float] | str) -> Weights:
+    if isinstance(weights, str):
+        return catalog.parse_weights(weights)
     return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
 
 

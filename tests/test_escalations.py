@@ -6,9 +6,11 @@ import hashlib
 import json
 import logging
 import math
+import multiprocessing
 import subprocess
 import sys
 import time
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -416,6 +418,29 @@ def test_replicas_on_postgresql_see_each_others_escalations_within_a_second(writ
         other.memory.close()
     finally:
         server.remove()
+
+
+def test_a_forked_child_goes_on_routing_and_writing(project, tmp_path):
+    router = project()
+    fail_on(router)
+    assert router.route(PROMPT).model == "big"
+    context = multiprocessing.get_context("fork")
+    said = context.Queue()
+
+    def child():
+        said.put(router.route(PROMPT).model)
+        said.put(router.feedback(router.route("hello there"), 1.0))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that the parent has threads is the point
+        process = context.Process(target=child)
+        process.start()
+    assert said.get(timeout=30) == "big"
+    assert len(said.get(timeout=30)) == 26
+    process.join(30)
+    assert process.exitcode == 0
+    said.close()
+    said.join_thread()
 
 
 # The command

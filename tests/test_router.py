@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import semroute
-from semroute import Router, index
+from semroute import Router, catalog, index
 from semroute.build import build_index
-from semroute.config import load_config
+from semroute.config import Weights, load_config
 from semroute.errors import ArtifactError, ArtifactMismatch, ArtifactMissing
 from semroute.testing import FailingEncoder, HashEncoder
 
@@ -79,6 +79,20 @@ def test_a_decision_becomes_the_contracted_json(router_of):
         "completion_usd_per_1m": 2.0,
     }
     assert [candidate["model"] for candidate in plain["candidates"]] == ["small", "big"]
+
+
+def test_weights_in_short_form_are_the_same_weights():
+    short = catalog.parse_weights("router@q:1|c:4.65e-03|t:2.08e-05|i:2.07e-03")
+    assert short == Weights(quality=1, cost=0.00465, ttft=0.0000208, itl=0.00207)
+    assert catalog.parse_weights("router@q:0.5") == Weights(quality=0.5)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "q:1", "router@", "router@q", "router@q:1|q:2", "router@x:1", "router@q:-1", "router@q:nan"]
+)
+def test_weights_that_are_none_are_an_error_in_the_decision(router_of, text):
+    decision = router_of().route("where is my refund", weights=text)
+    assert (decision.reason, decision.model) == ("error", "big") and "bad weights" in decision.detail
 
 
 def test_every_utterance_goes_to_its_route_whatever_polite_words_it_holds(router_of):

@@ -38,9 +38,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("semroute")
 
 _QUOTA_SECONDS = 86_400.0
+_CLOSED = -1  # no process
 _WAIT = 1.0  # seconds that one look at the store waits for news
 _RETRY = 5.0  # seconds between two tries to reach a store that is gone
 _BATCH = 2_000  # outcomes stored in one step
+
+_starting = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release
+    )
 
 
 class Memory:
@@ -134,7 +141,7 @@ class Memory:
 
     def close(self) -> None:
         """Stop following, and let go of the store."""
-        self._pid = -1
+        self._pid = _CLOSED
         if self._store is not None:
             self._store.close()
 
@@ -237,9 +244,16 @@ class Memory:
 
     def _follow(self) -> None:
         """Watch the store in a thread of this process; a forked child has none yet."""
-        if self._pid not in {os.getpid(), -1}:
+        if self._pid in {os.getpid(), _CLOSED}:
+            return
+        with _starting:
+            if self._pid in {os.getpid(), _CLOSED}:
+                return
+            if (
+                self._pid is not None
+            ):  # forked: a lock may be held by a thread, a store used by a process, not here
+                self._writing, self._store = threading.Lock(), None
             self._pid = os.getpid()
-            self._writing = threading.Lock()
             watcher = threading.Thread(
                 target=_watch, args=(weakref.ref(self), self._pid), name="semroute-outcomes", daemon=True
             )
