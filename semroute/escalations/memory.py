@@ -249,9 +249,8 @@ class Memory:
         with _starting:
             if self._pid in {os.getpid(), _CLOSED}:
                 return
-            if (
-                self._pid is not None
-            ):  # forked: a lock may be held by a thread, a store used by a process, not here
+            if self._pid is not None:
+                # Forked: the lock may be held by a thread that is not here, and the store is the parent's.
                 self._writing, self._store = threading.Lock(), None
             self._pid = os.getpid()
             watcher = threading.Thread(
