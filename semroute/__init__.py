@@ -22,13 +22,18 @@ from semroute.errors import (
     EncoderError,
     EncoderUnavailable,
     EncodingFailed,
+    OutcomeInvalid,
     Problem,
+    QuotaExceeded,
     SemrouteError,
+    StoreError,
+    StoreUnavailable,
+    UnknownDecision,
 )
 
 if TYPE_CHECKING:
     from semroute._default import aroute, route, route_many
-    from semroute.decision import Candidate, Decision, Neighbor
+    from semroute.decision import Candidate, Decision, Neighbor, PastOutcome
     from semroute.encoders.base import Encoder
     from semroute.router import Router
 
@@ -46,9 +51,15 @@ __all__ = [
     "EncoderUnavailable",
     "EncodingFailed",
     "Neighbor",
+    "OutcomeInvalid",
+    "PastOutcome",
     "Problem",
+    "QuotaExceeded",
     "Router",
     "SemrouteError",
+    "StoreError",
+    "StoreUnavailable",
+    "UnknownDecision",
     "__version__",
     "aroute",
     "load",
@@ -63,6 +74,7 @@ _LAZY = {
     "Decision": "semroute.decision",
     "Encoder": "semroute.encoders.base",
     "Neighbor": "semroute.decision",
+    "PastOutcome": "semroute.decision",
     "Router": "semroute.router",
     "aroute": "semroute._default",
     "route": "semroute._default",

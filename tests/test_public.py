@@ -154,9 +154,15 @@ def test_what_is_exported():
         "EncoderUnavailable",
         "EncodingFailed",
         "Neighbor",
+        "OutcomeInvalid",
+        "PastOutcome",
         "Problem",
+        "QuotaExceeded",
         "Router",
         "SemrouteError",
+        "StoreError",
+        "StoreUnavailable",
+        "UnknownDecision",
         "__version__",
         "aroute",
         "load",
@@ -174,7 +180,7 @@ def test_every_error_is_a_semroute_error():
         getattr(semroute, name) for name in semroute.__all__ if isinstance(getattr(semroute, name), type)
     ]
     errors = [error for error in errors if issubclass(error, Exception)]
-    assert len(errors) == 10
+    assert len(errors) == 15
     assert all(issubclass(error, semroute.SemrouteError) for error in errors)
 
 
