@@ -348,6 +348,14 @@ def test_reverting_a_principal_restores_the_answers_bit_for_bit(project):
     assert answers() == before
 
 
+def test_forgetting_what_was_never_stored_changes_nothing(project):
+    router = project()
+    fail_on(router)
+    before = router.route(PROMPT).candidates
+    assert router.memory.forget(prompt_hash=b"0" * 32) == 0
+    assert router.route(PROMPT).candidates == before and len(router.memory) == 3
+
+
 def test_a_quarantined_principal_does_not_count(project):
     router = project()
     router.memory.say(event(1, "quarantine", principal="bob"))

@@ -74,7 +74,6 @@ class Memory:
         self._is_lost = False
         self._seq = 0
         self._forget_all()
-        self._estimator = self._fresh_estimator()
         self._refresh()
 
     @property
@@ -232,6 +231,7 @@ class Memory:
         self._said: set[tuple[str, bytes, str]] = set()
         self._held: set[str] = set()
         self._times: dict[str, deque[float]] = defaultdict(deque)
+        self._estimator = self._fresh_estimator()
 
     def _counts(self, outcome: Outcome) -> bool:
         return outcome.encoder == self._encoder and outcome.model in self._priors
