@@ -119,7 +119,7 @@ def test_estimates_are_probabilities_and_grow_with_each_outcome_as_if_made_anew(
     prompt = Prompt(unit(at), np.zeros(FEATURE_COUNT, np.float32), None)
     grown = Estimator([], PRIORS)
     for each in outcomes:
-        grown = grown.with_more(each)
+        grown = grown.with_more([each])
     found = grown.estimate(prompt, list(PRIORS), NOW)
     assert found == Estimator(outcomes, PRIORS).estimate(prompt, list(PRIORS), NOW)
     for each in found.values():

@@ -97,15 +97,12 @@ class Estimator:
     def __len__(self) -> int:
         return len(self._local) + len(self._imported)
 
-    def with_more(self, outcome: Outcome) -> Estimator:
-        """What this one says, and one more outcome; no import, and of a model it knows."""
+    def with_more(self, outcomes: Sequence[Outcome]) -> Estimator:
+        """What this one says, and more outcomes; none imported, all of models it knows."""
         more = object.__new__(Estimator)
         more.__dict__.update(self.__dict__)
-        more._local = self._local.with_more(outcome)
-        if outcome.by == OPERATOR and outcome.route is not None:
-            more._on_routes = dict(self._on_routes)
-            total, count = more._on_routes.get((outcome.model, outcome.route), (0.0, 0))
-            more._on_routes[outcome.model, outcome.route] = (total + outcome.score, count + 1)
+        more._local = self._local.with_more(outcomes)
+        more._on_routes = _route_means(outcomes, self._on_routes)
         return more
 
     def estimate(self, prompt: Prompt, models: Sequence[str], now: float) -> dict[str, Estimate]:
@@ -183,14 +180,14 @@ class _Nearby:
     def __len__(self) -> int:
         return len(self._outcomes)
 
-    def with_more(self, outcome: Outcome) -> _Nearby:
-        if len(self._beside) + 1 == _BLOCK:
-            return _Nearby([*self._outcomes, outcome])
+    def with_more(self, outcomes: Sequence[Outcome]) -> _Nearby:
+        if len(self._beside) + len(outcomes) >= _BLOCK:
+            return _Nearby([*self._outcomes, *outcomes])
         more = object.__new__(_Nearby)
         more.__dict__.update(self.__dict__)
-        more._outcomes = [*self._outcomes, outcome]
-        more._beside = [*self._beside, outcome.vector]
-        more._matrix = np.array(more._beside, np.float32)
+        more._outcomes = [*self._outcomes, *outcomes]
+        more._beside = [*self._beside, *(outcome.vector for outcome in outcomes)]
+        more._matrix = np.array(more._beside, np.float32) if more._beside else None
         return more
 
     def search(self, vector: Vectors) -> list[_Like]:
@@ -277,9 +274,11 @@ def _padded(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return features if len(features) == FEATURE_COUNT else np.zeros(FEATURE_COUNT, np.float32)
 
 
-def _route_means(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], tuple[float, int]]:
-    """Sum and count of the operator's scores by model and route."""
-    means: dict[tuple[str, str], tuple[float, int]] = {}
+def _route_means(
+    outcomes: Sequence[Outcome], known: Mapping[tuple[str, str], tuple[float, int]] | None = None
+) -> dict[tuple[str, str], tuple[float, int]]:
+    """Sum and count of the operator's scores by model and route, beside those that are `known`."""
+    means = dict(known or {})
     for outcome in outcomes:
         if outcome.by == OPERATOR and outcome.route is not None:
             total, count = means.get((outcome.model, outcome.route), (0.0, 0))

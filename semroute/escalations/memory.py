@@ -41,7 +41,6 @@ _QUOTA_SECONDS = 86_400.0
 _CLOSED = -1  # no process
 _WAIT = 1.0  # seconds that one look at the store waits for news
 _RETRY = 5.0  # seconds between two tries to reach a store that is gone
-_BATCH = 2_000  # outcomes stored in one step
 
 _starting = threading.Lock()
 if hasattr(os, "register_at_fork"):
@@ -73,6 +72,7 @@ class Memory:
         self._pid: int | None = None
         self._is_lost = False
         self._seq = 0
+        self._estimator: Estimator
         self._forget_all()
         self._refresh()
 
@@ -204,24 +204,26 @@ class Memory:
             return
         self._seq = news[-1].seq
         self._records += news
-        estimator: Estimator | None = self._estimator
+        more: list[Outcome] | None = []  # None: what was known changes as well
         for record in news:
             entry = record.entry
             self._ids.add(entry.id)
             if isinstance(entry, Outcome):
                 self._times[entry.by].append(entry.time)
                 simple = entry.origin != "import" and entry.by not in self._held
-                simple = simple and said_about(entry) not in self._said and len(news) <= _BATCH
+                simple = simple and said_about(entry) not in self._said
                 self._said.add(said_about(entry))
-                if estimator is not None and simple and self._counts(entry):
-                    estimator = estimator.with_more(entry)
-                elif self._counts(entry):
-                    estimator = None
+                if not self._counts(entry):
+                    continue
+                if simple and more is not None:
+                    more.append(entry)
+                else:
+                    more = None
             else:
-                estimator = None
+                more = None
                 if isinstance(entry, Event) and entry.kind == "quarantine" and entry.principal is not None:
                     self._held.add(entry.principal)
-        self._estimator = self._fresh_estimator() if estimator is None else estimator
+        self._estimator = self._fresh_estimator() if more is None else self._estimator.with_more(more)
 
     def _forget_all(self) -> None:
         """Read the log from its start next time."""
