@@ -1,0 +1,220 @@
+"""`semroute escalations`: outcomes of models on prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from semroute.cli.output import (
+    BAD_INPUT,
+    IndexOption,
+    JsonOption,
+    plain,
+    print_json,
+    print_line,
+    progress,
+    refuse,
+    say,
+    say_problems,
+)
+
+if TYPE_CHECKING:
+    from semroute.escalations import Outcome
+    from semroute.router import Router
+
+escalations = typer.Typer(
+    help="What happened before: outcomes of models on prompts, which move the decisions to come.",
+    no_args_is_help=True,
+)
+_ByOption = Annotated[str | None, typer.Option("--by", help="The principal who said it.", show_default=False)]
+_IdsOption = Annotated[
+    list[str] | None, typer.Option("--id", help="Of an outcome or event.", show_default=False)
+]
+
+
+@escalations.command("add")
+def add_outcome(
+    prompt: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
+    model: Annotated[str, typer.Option("--model", help="The model that answered.", show_default=False)],
+    score: Annotated[float, typer.Option("--score", help="How good it was, from 0 to 1.")] = 0.0,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The model that was needed.", show_default=False)
+    ] = None,
+    by: _ByOption = None,
+    why: Annotated[str | None, typer.Option("--why", help="For people.", show_default=False)] = None,
+    index: IndexOption = Path("index"),
+    as_json: JsonOption = False,
+) -> None:
+    """Store one outcome. Without --by it is the operator's, and counts at once."""
+    router = _remembering(index)
+    identity = router.add_outcome(prompt, model, score, by=by, escalated_to=to, why=why)
+    print_json({"id": identity}) if as_json else print_line(identity)
+
+
+@escalations.command("import")
+def import_outcomes(
+    file: Annotated[str, typer.Argument(metavar="FILE.jsonl|-", help="Graded prompts, one a line.")],
+    index: IndexOption = Path("index"),
+    as_json: JsonOption = False,
+) -> None:
+    """Store graded prompts. Lines that are wrong are named, the others kept; then the exit code is 2.
+
+    A line is {"prompt": ..., "model": name, "score": 0..1} or {"prompt": ..., "scores": {name: 0..1, ...}}.
+    """
+    from semroute.escalations.importing import parse_graded
+    from semroute.jsonl import read_lines
+
+    router = _remembering(index)
+    models, routes = router.index.config.settings.models, router.index.route_names
+    graded, problems = parse_graded(file, read_lines(file), models, routes)
+    with progress("Importing") as advance:
+        added = router.import_outcomes(graded, advance)
+    wrong = len({problem.line for problem in problems})
+    given = sum(len(row.scores) for row in graded)
+    counts = {"lines": len(graded), "refused": wrong, "outcomes": added, "known": given - added}
+    if as_json:
+        print_json({**counts, "problems": plain(problems)})
+    else:
+        print_line(
+            f"{file}: {added} outcomes of {len(graded)} lines imported, {given - added} were known already, "
+            f"{wrong} {'line' if wrong == 1 else 'lines'} refused"
+        )
+    if problems:
+        say_problems(problems)
+        raise typer.Exit(BAD_INPUT)
+
+
+@escalations.command("list")
+def list_outcomes(
+    by: _ByOption = None,
+    model: Annotated[str | None, typer.Option("--model", help="Of this model.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the latest.")] = 50,
+    index: IndexOption = Path("index"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show the outcomes that count, the latest last."""
+    found = [
+        outcome
+        for outcome in _counting(index)
+        if (by is None or outcome.by == by) and (model is None or outcome.model == model)
+    ]
+    for outcome in found[-limit:]:
+        if as_json:
+            print_json(_told(outcome))
+        else:
+            went = f" -> {outcome.escalated_to}" if outcome.escalated_to else ""
+            said = f"{outcome.model} {outcome.score:g}{went}"
+            print_line(
+                "\t".join([outcome.id, said, outcome.route or "-", outcome.by, outcome.why or ""]).rstrip()
+            )
+    say(f"{len(found)} outcomes count")
+
+
+@escalations.command("export")
+def export_outcomes(
+    index: IndexOption = Path("index"),
+    as_json: Annotated[bool, typer.Option("--json", help="Accepted everywhere; the export is JSON.")] = True,
+) -> None:
+    """Print the outcomes that count as JSON Lines; the prompt only where the store kept its text."""
+    for outcome in _counting(index):
+        print_json(_told(outcome))
+
+
+@escalations.command("revert")
+def revert_outcomes(
+    by: _ByOption = None,
+    ids: _IdsOption = None,
+    since: Annotated[
+        float | None, typer.Option("--since", help="Seconds since 1970.", show_default=False)
+    ] = None,
+    until: Annotated[
+        float | None, typer.Option("--until", help="Seconds since 1970.", show_default=False)
+    ] = None,
+    index: IndexOption = Path("index"),
+    as_json: JsonOption = False,
+) -> None:
+    """Let outcomes count no longer: those that meet all that is given. The id of a revert takes it back."""
+    if by is None and not ids and since is None and until is None:
+        refuse("Say which: --by, --id, --since or --until.")
+    if ids and not (by is None and since is None and until is None):
+        refuse("Give either --id, or --by with --since and --until.")
+    _say_event(index, as_json, kind="revert", principal=by, ids=tuple(ids or ()), since=since, until=until)
+
+
+@escalations.command("quarantine")
+def quarantine(
+    by: Annotated[str, typer.Option("--by", help="The principal.", show_default=False)],
+    release: Annotated[bool, typer.Option("--release", help="Let the principal count again.")] = False,
+    index: IndexOption = Path("index"),
+    as_json: JsonOption = False,
+) -> None:
+    """Let nothing that a principal said, or will say, count."""
+    _say_event(index, as_json, kind="release" if release else "quarantine", principal=by)
+
+
+@escalations.command("forget")
+def forget_outcomes(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt to forget.", show_default=False)] = None,
+    by: _ByOption = None,
+    ids: _IdsOption = None,
+    index: IndexOption = Path("index"),
+    as_json: JsonOption = False,
+) -> None:
+    """Erase outcomes for ever: of a prompt, of a principal, or by id."""
+    from semroute.escalations import Outcome, prompt_hash
+
+    if prompt is None and by is None and not ids:
+        refuse("Say which: the PROMPT, --by or --id.")
+    memory = _remembering(index).memory
+    hashed = None if prompt is None else prompt_hash(prompt, memory.key())
+    named = list(ids or ())
+    if by is not None:
+        stored = [record.entry for record in memory.records()]
+        named += [entry.id for entry in stored if isinstance(entry, Outcome) and entry.by == by]
+    erased = memory.forget(ids=named, prompt_hash=hashed)
+    print_json({"erased": erased}) if as_json else print_line(f"{erased} outcomes erased")
+
+
+def _remembering(index: Path) -> Router:
+    from semroute.router import Router
+
+    router = Router.load(index)
+    router.memory.key()  # opens the store, or says why not
+    return router
+
+
+def _counting(index: Path) -> list[Outcome]:
+    from semroute.escalations.memory import counting
+
+    return counting(_remembering(index).memory.records())
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """An outcome for people and programs: without vector and hash, which are personal data."""
+    told: dict[str, Any] = {"id": outcome.id, "model": outcome.model, "score": outcome.score}
+    if outcome.text is not None:
+        told = {"prompt": outcome.text, **told}
+    told |= {
+        "route": outcome.route,
+        "escalated_to": outcome.escalated_to,
+        "by": outcome.by,
+        "why": outcome.why,
+    }
+    return told | {"origin": outcome.origin, "time": outcome.time, "decision": outcome.decision_id}
+
+
+def _say_event(index: Path, as_json: bool, **said: Any) -> None:
+    import time
+
+    from semroute.escalations import OPERATOR, Event
+    from semroute.ulid import new_ulid
+
+    event = Event(id=new_ulid(), time=time.time(), by=OPERATOR, **said)
+    fewer = _remembering(index).memory.say(event)
+    if as_json:
+        print_json({"id": event.id, "kind": event.kind, "fewer": fewer})
+    else:
+        change = f"{fewer} outcomes count no longer" if fewer >= 0 else f"{-fewer} outcomes count again"
+        print_line(f"{event.kind} {event.id}: {change}")

@@ -1,0 +1,130 @@
+"""What the commands print, and how: results to stdout, everything said about them to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from semroute.errors import Problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from semroute.index import Progress
+
+CHECK_FAILED, BAD_INPUT = 1, 2
+"""Exit codes beside 0."""
+
+RoutesOption = Annotated[Path, typer.Option("--routes", help="The folder of YAML files.")]
+IndexOption = Annotated[
+    Path, typer.Option("--index", envvar="SEMROUTE_INDEX", help="The folder of the built index.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class progress:  # noqa: N801 - used as a function
+    """A progress bar on stderr that appears only on a terminal, and only when there is work to show."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        return self._advance
+
+    def _advance(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(
+                *columns, console=stderr_console(), transient=True, disable=not sys.stderr.isatty()
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._what, total=total)
+        self._bar.update(self._task, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def stderr_console() -> Console:
+    """The console for what is said about a result."""
+    return console(stderr=True)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr, coloured where that is a terminal."""
+    from rich.console import Console  # late: JSON needs none of it
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def escape(text: str) -> str:
+    """`text` with nothing in it that rich would take for markup."""
+    from rich.markup import escape as escaped
+
+    return escaped(text)
+
+
+def print_line(text: str) -> None:
+    """One result. Plain, so that no width and no colour gets into what a program reads."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough: not an error
+            raise typer.Exit from None
+        refuse(f"the result could not be written: {error.strerror or error}.")
+
+
+def print_markup(markup: str) -> None:
+    """Lines for people, coloured on a terminal."""
+    out = console()
+    with out.capture() as captured:
+        out.print(markup, soft_wrap=True)
+    print_line(captured.get().removesuffix("\n"))
+
+
+def print_json(value: Any) -> None:
+    """One result as a line of JSON."""
+    print_line(json.dumps(value, ensure_ascii=False))
+
+
+def say(markup: str) -> None:
+    """A message for people, in markup, to stderr."""
+    stderr_console().print(markup, soft_wrap=True)
+
+
+def say_problems(problems: Iterable[Problem]) -> None:
+    """Every problem with its place, to stderr."""
+    for problem in problems:
+        where = escape(f"{problem.file}:{problem.line}:{problem.column}:")
+        say(f"[bold]{where}[/] {escape(problem.message)}")
+
+
+def say_warnings(warnings: Iterable[Problem]) -> None:
+    """Every warning with its place, to stderr."""
+    for warning in warnings:
+        where = escape(f"{warning.file}:{warning.line}:{warning.column}:")
+        say(f"[bold]{where}[/] [yellow]warning:[/] {escape(warning.message)}")
+
+
+def plain(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """Problems as JSON types."""
+    return [{"file": p.file, "line": p.line, "column": p.column, "message": p.message} for p in problems]
+
+
+def refuse(message: str) -> NoReturn:
+    """Say what is wrong with the input, and exit."""
+    say(f"[red]error:[/] {escape(message)}")
+    raise typer.Exit(BAD_INPUT)

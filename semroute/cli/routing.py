@@ -1,0 +1,303 @@
+"""The commands that need nothing but the routes and the index."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from semroute.cli.output import (
+    CHECK_FAILED,
+    IndexOption,
+    JsonOption,
+    RoutesOption,
+    escape,
+    plain,
+    print_json,
+    print_line,
+    print_markup,
+    progress,
+    refuse,
+    say,
+    say_warnings,
+)
+from semroute.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from semroute.build import Built
+    from semroute.decision import Decision
+    from semroute.doctor import Finding
+    from semroute.text import Prompt
+
+_SHOWN_NEIGHBORS = 5
+_BATCH = 512  # prompts between two flushes of the output
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    for command in (init, validate, build, route, lint, doctor, schema):
+        app.command()(command)
+
+
+def init(
+    routes: RoutesOption = Path("routes"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write a commented starter folder. Never overwrites anything."""
+    from semroute.starter import write_starter
+
+    written = write_starter(routes)
+    if as_json:
+        print_json({"written": [str(path) for path in written]})
+    else:
+        for path in written:
+            print_line(str(path))
+    say("Edit them, then run:\n  [bold]semroute build[/]\n  [bold]semroute route 'your prompt'[/]")
+
+
+def validate(
+    routes: RoutesOption = Path("routes"),
+    as_json: JsonOption = False,
+) -> None:
+    """Check the YAML and name every problem as file:line:col."""
+    from semroute.config import load_config
+
+    try:
+        config = load_config(routes)
+    except ConfigError as error:
+        if as_json:
+            print_json({"valid": False, "problems": plain(error.problems), "warnings": []})
+        raise
+    say_warnings(config.warnings)
+    utterances = sum(len(route.utterances) for route in config.routes)
+    counts = {"routes": len(config.routes), "utterances": utterances, "models": len(config.settings.models)}
+    if as_json:
+        print_json({"valid": True, "problems": [], "warnings": plain(config.warnings), **counts})
+    else:
+        said = ", ".join(f"{count} {what}" for what, count in counts.items())
+        print_line(f"{routes}: valid ({said})")
+
+
+def build(
+    routes: RoutesOption = Path("routes"),
+    index: IndexOption = Path("index"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Build nothing; exit 1 when the index is stale, and say why.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed the routes into an index. Only what changed is embedded again."""
+    if check:
+        _check_index(routes, index, as_json)
+        return
+    from semroute.build import build_index
+
+    with progress("Embedding") as advance, progress("Fitting") as fitting:
+        built = build_index(routes, index, progress=advance, fitting=fitting)
+    say_warnings(built.index.config.warnings)
+    if built.discarded:
+        say(f"[yellow]note:[/] the index that was there could not be used: {escape(built.discarded)}")
+    if as_json:
+        print_json(_build_summary(built, index))
+    else:
+        print_line(_build_sentence(built, index))
+
+
+def route(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt to route.", show_default=False)] = None,
+    index: IndexOption = Path("index"),
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="FILE|-",
+            help='Route many: a .txt file (one prompt a line), a .jsonl file ({"prompt": ...}), or stdin.',
+            show_default=False,
+        ),
+    ] = None,
+    step: Annotated[
+        str | None, typer.Option("--step", help="The step of a pipeline, for rules.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Route a prompt and say why, with the nearest utterances."""
+    if (prompt is None) == (prompts is None):
+        refuse("Give one PROMPT, or --input FILE for many. For example: semroute route 'where is my refund?'")
+    from semroute.router import Router
+
+    texts: list[Prompt] = [prompt] if prompt is not None else _read_prompts(str(prompts))
+    router = Router.load(index)
+    many = prompts is not None
+    for start in range(0, len(texts), _BATCH):
+        for decision in router.route_many(texts[start : start + _BATCH], step=step):
+            if as_json:
+                print_json(decision.to_dict())
+            elif many:
+                print_line(_decision_line(decision))
+            else:
+                _show_decision(decision)
+
+
+def lint(
+    routes: RoutesOption = Path("routes"),
+    index: IndexOption = Path("index"),
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when there is a finding, for CI.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Name what is weak in the utterances and heldout prompts, each with its place and what would help."""
+    from semroute.lint import examine
+
+    with progress("Embedding") as advance:
+        findings = examine(routes, index, progress=advance)
+    if as_json:
+        print_json([finding.to_dict() for finding in findings])
+    else:
+        for finding in findings:
+            print_line(str(finding))
+    counted = "1 finding" if len(findings) == 1 else f"{len(findings) or 'no'} findings"
+    say(f"{escape(str(routes))}: {counted}")
+    if strict and findings:
+        raise typer.Exit(CHECK_FAILED)
+
+
+def doctor(
+    routes: RoutesOption = Path("routes"),
+    index: IndexOption = Path("index"),
+    as_json: JsonOption = False,
+) -> None:
+    """Check the installation, the encoder, the index and the keys; exit 1 when something is broken."""
+    from semroute.doctor import examine
+
+    findings = examine(routes, index)
+    if as_json:
+        print_json([{"check": f.check, "status": f.status, "detail": f.detail} for f in findings])
+    else:
+        for finding in findings:
+            _show_finding(finding)
+    if any(finding.status == "broken" for finding in findings):
+        raise typer.Exit(CHECK_FAILED)
+
+
+def schema(
+    which: Annotated[
+        str | None,
+        typer.Argument(help="semroute (the settings) or route; both when left out.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Accepted everywhere; a schema is JSON.")] = True,
+) -> None:
+    """Print the JSON Schemas of the YAML files, for editors."""
+    from semroute.config import json_schemas
+
+    schemas = json_schemas()
+    if which is not None and which not in schemas:
+        refuse(f"There is no schema {which!r}: choose {' or '.join(schemas)}.")
+    print_line(json.dumps(schemas if which is None else schemas[which], indent=2, ensure_ascii=False))
+
+
+def _check_index(routes: Path, index: Path, as_json: bool) -> None:
+    from semroute.build import check_index
+
+    changes = check_index(routes, index)
+    if as_json:
+        print_json({"fresh": not changes, "changes": changes})
+    elif changes:
+        for change in changes:
+            print_line(change)
+    else:
+        print_line(f"{index}: up to date with {routes}")
+    if changes:
+        say(f"{index} is stale against {routes}. Run: [bold]semroute build[/]")
+        raise typer.Exit(CHECK_FAILED)
+
+
+def _build_summary(built: Built, index: Path) -> dict[str, Any]:
+    manifest = built.index.manifest
+    return {
+        "index": str(index),
+        "fingerprint": manifest.fingerprint,
+        "encoder": manifest.encoder.name,
+        "routes": manifest.counts.routes,
+        "utterances": manifest.counts.utterances,
+        "embedded": built.embedded,
+        "reused": built.reused,
+        "unchanged": built.unchanged,
+        "vectors": manifest.vectors.kind,
+        "max_distance": manifest.fitted.max_distance,
+        "min_confidence": manifest.fitted.min_confidence,
+        "fitted": manifest.fitted.method,
+        "warnings": plain(built.index.config.warnings),
+    }
+
+
+def _build_sentence(built: Built, index: Path) -> str:
+    manifest = built.index.manifest
+    counts = f"{manifest.counts.utterances} utterances of {manifest.counts.routes} routes"
+    if built.unchanged:
+        return f"{index}: up to date ({counts})"
+    return (
+        f"{index}: {counts}, {built.embedded} embedded and {built.reused} reused; "
+        f"encoder {manifest.encoder.name}, max_distance {manifest.fitted.max_distance:.3f}, "
+        f"min_confidence {manifest.fitted.min_confidence:.3f}"
+    )
+
+
+def _show_decision(decision: Decision) -> None:
+    served = decision.route or "default"
+    print_markup(
+        f"[bold green]{escape(served)}[/] -> [bold]{escape(decision.model)}[/]   "
+        f"{decision.reason}, confidence {decision.confidence:.2f}, {decision.elapsed_ms:.1f} ms"
+    )
+    print_markup(f"  {escape(decision.detail)}")
+    if decision.rule is not None:
+        print_markup(f"  rule: {escape(decision.rule)}")
+    if decision.fallbacks:
+        print_markup(f"  if that fails: {escape(', '.join(decision.fallbacks))}")
+    if decision.shadow is not None:
+        print_markup(f"  outcomes would have chosen {escape(decision.shadow)} (shadow mode)")
+    if decision.outcomes:
+        print_markup("  outcomes on such prompts, with their similarity:")
+    for outcome in decision.outcomes:
+        print_markup(escape(f"    {outcome.similarity:.3f}  {outcome.model} scored {outcome.score:g}"))
+    if decision.neighbors:
+        print_markup("  nearest utterances, with their similarity (1 - distance):")
+    for neighbor in decision.neighbors[:_SHOWN_NEIGHBORS]:
+        utterance = textwrap.shorten(neighbor.utterance, width=90, placeholder=" ...")
+        text = escape(f"{neighbor.similarity:.3f}  {neighbor.route}: {utterance}")
+        print_markup(f"    {text}")
+
+
+def _show_finding(finding: Finding) -> None:
+    color = {"ok": "green", "note": "yellow", "broken": "red"}[finding.status]
+    check = escape(f"{finding.check:<16}")
+    line = f"[{color}]{finding.status:<6}[/]  [bold]{check}[/]  {escape(finding.detail)}"
+    print_markup(line)
+
+
+def _decision_line(decision: Decision) -> str:
+    return "\t".join([decision.route or "-", decision.model, decision.reason, f"{decision.confidence:.2f}"])
+
+
+def _read_prompts(source: str) -> list[Prompt]:
+    """The prompts of a .txt or .jsonl file, or of stdin; every line that is wrong is named at once."""
+    from semroute.jsonl import read_lines
+
+    path = Path(source)
+    if source != "-" and path.suffix not in {".txt", ".jsonl"}:
+        refuse(f"{source}: a .txt file (one prompt a line) or a .jsonl file is needed, or - for stdin.")
+    lines = read_lines(source)
+    starts_as_json = next((line.lstrip() for line in lines if line.strip()), "").startswith("{")
+    as_jsonl = path.suffix == ".jsonl" or (source == "-" and starts_as_json)
+    return _jsonl_prompts(source, lines) if as_jsonl else list(lines)
+
+
+def _jsonl_prompts(source: str, lines: list[str]) -> list[Prompt]:
+    from semroute.jsonl import parse_rows, raise_any
+
+    shape = '{"prompt": text or messages}'
+    rows, problems = parse_rows(source, lines, shape)
+    wrong = [row.line for row in rows if not isinstance(row.values.get("prompt"), str | list)]
+    raise_any([*problems, *(Problem(source, line, 1, f"a row is {shape}.") for line in wrong)])
+    return [row.values["prompt"] for row in rows]
