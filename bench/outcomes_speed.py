@@ -10,6 +10,7 @@ as it takes, close to a prompt on which ten good outcomes are stored: does the d
 from __future__ import annotations
 
 import argparse
+import hashlib
 import resource
 import time
 
@@ -54,7 +55,7 @@ def outcome(number: int, vector: np.ndarray, score: float, by: str, kind: str) -
     name = number.to_bytes(16, "big")
     return Outcome(
         id=ulid_of(name), model="small", score=score, vector=vector / np.linalg.norm(vector),
-        features=np.zeros(FEATURE_COUNT, np.float32), prompt_hash=name + by.encode()[:16].ljust(16), encoder="bench",
+        features=np.zeros(FEATURE_COUNT, np.float32), prompt_hash=hashlib.sha256(name + by.encode()).digest(), encoder="bench",
         by=by, time=NOW, origin=kind,
     )  # fmt: skip
 

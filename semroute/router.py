@@ -285,13 +285,15 @@ class Router:
     def _memory_for(self, index: RouteIndex, old: _Snapshot | None = None) -> Memory | None:
         """The outcomes beside `index`; those of the `old` snapshot where nothing about them changed."""
         settings = index.config.settings
-        if settings.escalations is None or settings.escalations.store is None:
+        address = settings.escalations.store if settings.escalations else None
+        if settings.escalations is None or address is None:
             return None
         if old is not None and old.memory is not None and _remembers_alike(old.index, index):
             return old.memory
         return Memory(
             settings.escalations,
             {name: card.quality for name, card in settings.models.items()},
+            address=address,
             root=(self._folder or Path("index")).absolute().parent,
             encoder=encoder_name(index.manifest.encoder.model_dump()),
         )

@@ -23,9 +23,11 @@ from semroute import index
 from semroute.build import build_index
 from semroute.config import load_config
 from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreUnavailable, UnknownDecision
-from semroute.escalations import OPERATOR, Event, Outcome, Record
+from semroute.escalations import OPERATOR, Event, Outcome
 from semroute.escalations.estimate import Estimator, Prompt, Trust
-from semroute.escalations.memory import counting
+from semroute.escalations.memory import Memory, counting, encoder_name
+from semroute.escalations.nearby import BLOCK, NUMBERS, Nearby
+from semroute.escalations.sqlite import SqliteStore
 from semroute.escalations.trend import ENOUGH, FEATURE_COUNT, Graded, Trend, features, likeness
 from semroute.router import Router
 from semroute.testing import HashEncoder
@@ -214,14 +216,13 @@ def event(number, kind, **more):
     )
 
 
-def log(*entries):
-    return [Record(seq, entry) for seq, entry in enumerate(entries, start=1)]
-
-
-def test_of_what_one_says_twice_the_last_counts_and_the_first_again_when_that_is_reverted():
+def test_of_what_one_says_twice_the_last_counts_and_the_first_again_when_that_is_reverted(tmp_path):
     first, last = outcome(1, 0.0, prompt_hash=b"s" * 32), outcome(2, 1.0, prompt_hash=b"s" * 32)
-    assert counting(log(first, last)) == [last]
-    assert counting(log(first, last, event(1, "revert", ids=(last.id,)))) == [first]
+    with SqliteStore(tmp_path / "log.db") as store:
+        store.append([first, last])
+        assert list(counting(store)) == [last]
+        store.append_event(event(1, "revert", ids=(last.id,)))
+        assert list(counting(store)) == [first]
 
 
 # The loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,12 +96,13 @@ def list_outcomes(
     as_json: JsonOption = False,
 ) -> None:
     """Show the outcomes that count, the latest last."""
-    found = [
-        outcome
-        for outcome in _counting(index)
-        if (by is None or outcome.by == by) and (model is None or outcome.model == model)
-    ]
-    for outcome in found[-limit:]:
+    count = 0
+    latest: deque[Outcome] = deque(maxlen=limit)
+    for outcome in _remembering(index).memory.outcomes():
+        if (by is None or outcome.by == by) and (model is None or outcome.model == model):
+            count += 1
+            latest.append(outcome)
+    for outcome in latest:
         if as_json:
             print_json(_told(outcome))
         else:
@@ -109,7 +111,7 @@ def list_outcomes(
             print_line(
                 "\t".join([outcome.id, said, outcome.route or "-", outcome.by, outcome.why or ""]).rstrip()
             )
-    say(f"{len(found)} outcomes count")
+    say(f"{count} outcomes count")
 
 
 @escalations.command("export")
@@ -118,7 +120,7 @@ def export_outcomes(
     as_json: Annotated[bool, typer.Option("--json", help="Accepted everywhere; the export is JSON.")] = True,
 ) -> None:
     """Print the outcomes that count as JSON Lines; the prompt only where the store kept its text."""
-    for outcome in _counting(index):
+    for outcome in _remembering(index).memory.outcomes():
         print_json(_told(outcome))
 
 
@@ -163,7 +165,7 @@ def forget_outcomes(
     as_json: JsonOption = False,
 ) -> None:
     """Erase outcomes for ever: of a prompt, of a principal, or by id."""
-    from semroute.escalations import Outcome, prompt_hash
+    from semroute.escalations import prompt_hash
 
     if prompt is None and by is None and not ids:
         refuse("Say which: the PROMPT, --by or --id.")
@@ -171,8 +173,7 @@ def forget_outcomes(
     hashed = None if prompt is None else prompt_hash(prompt, memory.key())
     named = list(ids or ())
     if by is not None:
-        stored = [record.entry for record in memory.records()]
-        named += [entry.id for entry in stored if isinstance(entry, Outcome) and entry.by == by]
+        named += memory.by_principal(by)
     erased = memory.forget(ids=named, prompt_hash=hashed)
     print_json({"erased": erased}) if as_json else print_line(f"{erased} outcomes erased")
 
@@ -183,12 +184,6 @@ def _remembering(index: Path) -> Router:
     router = Router.load(index)
     router.memory.key()  # opens the store, or says why not
     return router
-
-
-def _counting(index: Path) -> list[Outcome]:
-    from semroute.escalations.memory import counting
-
-    return counting(_remembering(index).memory.records())
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:

@@ -99,6 +99,14 @@ class Store(Protocol):
         """
         ...
 
+    def events(self) -> list[tuple[int, Event]]:
+        """Every event with its sequence number, in order; they say which outcomes count."""
+        ...
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that are stored, or were."""
+        ...
+
     def last(self) -> int:
         """The highest sequence number, 0 when nothing is stored. One look-up."""
         ...

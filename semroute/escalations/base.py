@@ -21,6 +21,7 @@ from semroute.escalations.rows import Row, batches, from_row
 from semroute.ulid import new_ulid
 
 READ_BATCH = 1_000
+ID_BATCH = 500  # SQLite before 3.32 takes 999 variables in a statement
 MakeEvents: TypeAlias = Callable[[Sequence[str]], list[Event]]
 
 
@@ -88,6 +89,15 @@ class LogStore(ABC):
             after = rows[-1][0]
             left = None if left is None else left - size
 
+    def events(self) -> list[tuple[int, Event]]:
+        """See `Store.events`."""
+        records = (from_row(row, self._where) for row in self._event_rows())
+        return [(seq, entry) for seq, entry in records if isinstance(entry, Event)]
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """See `Store.known`."""
+        return {found for part in batches(check_ids(ids), ID_BATCH) for found in self._known_ids(part)}
+
     def __enter__(self) -> Self:
         return self
 
@@ -123,3 +133,11 @@ class LogStore(ABC):
     @abstractmethod
     def _page(self, after: int, size: int) -> list[Row]:
         """The first `size` rows after sequence number `after`, columns as in COLUMNS."""
+
+    @abstractmethod
+    def _event_rows(self) -> list[Row]:
+        """The rows of events, in order, columns as in COLUMNS."""
+
+    @abstractmethod
+    def _known_ids(self, ids: Sequence[str]) -> list[str]:
+        """Those of `ids`, at most ID_BATCH, that are in the table."""

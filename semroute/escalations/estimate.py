@@ -11,36 +11,32 @@ their order: without some of them it answers as if they had never been.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import faiss
 import numpy as np
 
 from semroute.decision import PastOutcome
 from semroute.escalations import OPERATOR, Outcome
-from semroute.escalations.trend import ENOUGH, FEATURE_COUNT, Graded, Trend, likeness
+from semroute.escalations.nearby import NUMBERS, Like, Nearby
+from semroute.escalations.trend import ENOUGH, Graded, Trend
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vectors = NDArray[np.float32]
 
-_NEIGHBORS = 64  # outcomes on like prompts that are looked at
 _PRIOR_WEIGHT = 1.0  # what is known without like prompts counts as one outcome
 _ROUTE_WEIGHT = 20.0  # a model's declared quality against its mean on the route, in outcomes
 _UNKNOWN_QUALITY = 0.5
 _NOTICED = 0.1  # support from which a principal counts as one who says something here
 _NEAREST_SHOWN = 5
 _DAY = 86_400.0
-
-_FLAT_UP_TO = 4_096
-_BLOCK = 1_024
-"""Outcomes are merged into the index by whole blocks; those after the last stand beside it."""
-_LISTS_PER_ROOT = 2.0
-_PROBED = 16
-_TRAINED_ON = 40  # vectors a list
+_RECENT = 4_096  # places noted one by one before they are sorted in
+_FITTED_ON = 32_768  # graded prompts; more no longer change what a trend can say
+_PARTS_OF_ONE = 1 << 40  # scores are summed as whole numbers of these, so that no order of adding matters
 
 
 class Trust(NamedTuple):
@@ -82,232 +78,289 @@ class Estimator:
     ) -> None:
         """Estimate from `outcomes`, in the order of the log, for the models of `priors`.
 
+        Of several by one principal on the same prompt and model the last counts.
+
         priors: each model's declared quality, None where nothing is declared.
         half_life_days: after which an outcome counts half.
         """
         self._priors, self._half_life, self._trust = dict(priors), half_life_days, trust or Trust()
-        self._models = list(priors)
-        known = [outcome for outcome in outcomes if outcome.model in self._priors]
-        imported = [outcome for outcome in known if outcome.origin == "import"]
-        self._trend, self._trend_time, learnt = _trend_of(imported, self._models, half_life_days)
-        self._imported = _Nearby([outcome for outcome in imported if outcome.model in learnt])
-        self._local = _Nearby([o for o in known if o.origin != "import" or o.model not in learnt])
-        self._on_routes = _route_means(known)
+        self._places = {model: place for place, model in enumerate(priors)}
+        self._said, self._imported = Nearby(keep_features=False), Nearby(keep_features=True)
+        self._names = _Names()
+        self._latest = _Latest()
+        self._on_routes: dict[tuple[int, int], tuple[int, int]] = {}
+        self._trend: _Learnt | None = None
+        if outcomes:
+            self.__dict__.update(self.with_more(outcomes).learnt().__dict__)
 
     def __len__(self) -> int:
-        return len(self._local) + len(self._imported)
+        return len(self._said) + len(self._imported)
+
+    @property
+    def waiting(self) -> int:
+        """How many outcomes at most stand beside an index, to be compared one by one."""
+        return max(self._said.waiting, self._imported.waiting)
 
     def with_more(self, outcomes: Sequence[Outcome]) -> Estimator:
-        """What this one says, and more outcomes; none imported, all of models it knows."""
-        more = object.__new__(Estimator)
-        more.__dict__.update(self.__dict__)
-        more._local = self._local.with_more(outcomes)
-        more._on_routes = _route_means(outcomes, self._on_routes)
+        """What this one knows and `outcomes`, which count at once; what is imported may wait for `learnt`.
+
+        Only the latest of a line of estimators may be given more.
+        """
+        more = self._copy()
+        more._on_routes = dict(self._on_routes)
+        known = [outcome for outcome in outcomes if outcome.model in self._places]
+        numbers = np.array([self._numbers_of(outcome) for outcome in known], NUMBERS)
+        imported = np.array([outcome.origin == "import" for outcome in known], np.bool_)
+        for is_import in (False, True):
+            rows = np.flatnonzero(imported == is_import)
+            if len(rows):
+                part = more._part(is_import).with_more([known[row] for row in rows], numbers[rows])
+                more._set_part(is_import, part)
+        more._count_last(numbers, imported)
         return more
+
+    def learnt(self) -> Estimator:
+        """With the trend of all that was imported, and everything merged."""
+        other = self._copy()
+        other._said, other._imported = self._said.settled(), self._imported.settled()
+        other._trend = _trend_of(other._imported, list(self._places), self._half_life)
+        return other
+
+    def settled(self) -> Estimator:
+        """With new outcomes merged into the index by whole blocks, which may take seconds."""
+        other = self._copy()
+        other._said, other._imported = self._said.settled(), self._imported.settled()
+        return other
+
+    def with_merged(self, settled: Estimator) -> Estimator:
+        """With what is merged in `settled`, which was made of an earlier one of this line."""
+        other = self._copy()
+        other._said = self._said.with_merged(settled._said)
+        other._imported = self._imported.with_merged(settled._imported)
+        return other
 
     def estimate(self, prompt: Prompt, models: Sequence[str], now: float) -> dict[str, Estimate]:
         """What to expect of each of `models` on `prompt`; `now` in seconds since 1970."""
-        found = self._local.search(prompt.vector)
         trend = self._trend_at(prompt, now)
-        return {model: self._of_model(model, prompt, found, trend, now) for model in models}
+        learnt = {self._places[model] for model in trend}
+        voices = [*self._voices(self._said, prompt, now, frozenset())]
+        if len(learnt) < len(self._places) and len(self._imported):
+            voices += self._voices(self._imported, prompt, now, frozenset(learnt))
+        heard: dict[int, dict[int, list[tuple[float, float]]]] = {}
+        for model, by, weight, score in voices:
+            heard.setdefault(model, {}).setdefault(by, []).append((weight, score))
+        return {
+            model: self._of_model(model, prompt, heard.get(self._places[model], {}), trend.get(model))
+            for model in models
+        }
 
     def nearest(self, prompt: Prompt, model: str) -> list[PastOutcome]:
         """The outcomes of `model` on the prompts most like this one, nearest first."""
-        rows = [
-            (similarity, outcome)
-            for part in (self._local, self._imported)
-            for similarity, _, outcome in part.search(prompt.vector)
-            if outcome.model == model
-        ]
-        rows.sort(key=lambda row: -row[0])
+        rows = []
+        for part in (self._said, self._imported):
+            found = part.search(prompt.vector)
+            for row, similarity in zip(part.numbers[found.rows], found.similarities.tolist(), strict=True):
+                if row["model"] == self._places[model]:
+                    rows.append((similarity, row["id"].decode(), float(row["score"])))
+        rows.sort(key=lambda row: (-row[0], row[1]))
         return [
-            PastOutcome(outcome.id, outcome.model, outcome.score, round(similarity, 6))
-            for similarity, outcome in rows[:_NEAREST_SHOWN]
+            PastOutcome(identity, model, score, round(similarity, 6))
+            for similarity, identity, score in rows[:_NEAREST_SHOWN]
         ]
+
+    def _copy(self) -> Estimator:
+        other = object.__new__(Estimator)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def _part(self, is_import: bool) -> Nearby:
+        return self._imported if is_import else self._said
+
+    def _set_part(self, is_import: bool, part: Nearby) -> None:
+        if is_import:
+            self._imported = part
+        else:
+            self._said = part
+
+    def _numbers_of(self, outcome: Outcome) -> tuple[bytes | int | float, ...]:
+        prompt = outcome.prompt_hash
+        said = hashlib.blake2b(f"{outcome.by}\0{outcome.model}".encode() + prompt, digest_size=8).digest()
+        route = -1 if outcome.route is None else self._names.number(outcome.route)
+        return (
+            *(outcome.id.encode(), self._places[outcome.model], self._names.number(outcome.by), route),
+            *(outcome.score, outcome.time),
+            *(int.from_bytes(prompt[:8], "little"), int.from_bytes(said, "little")),
+        )
+
+    def _count_last(self, numbers: NDArray[np.void], imported: NDArray[np.bool_]) -> None:
+        """Count the new outcomes at the ends of the parts, and no longer what they replace."""
+        ends = {
+            is_import: len(self._part(is_import).numbers) - int((imported == is_import).sum())
+            for is_import in (False, True)
+        }
+        dead: dict[bool, list[int]] = {False: [], True: []}
+        for row, is_import in zip(numbers, imported.tolist(), strict=True):
+            said = int(row["said"])
+            old = self._latest.replace(said, 2 * ends[is_import] + is_import)
+            if old is not None:
+                was_import, place = bool(old % 2), old // 2
+                dead[was_import].append(place)
+                self._add_to_route(self._part(was_import).numbers[place], -1)
+            ends[is_import] += 1
+            self._add_to_route(row, 1)
+        for is_import, places in dead.items():
+            if places:
+                self._set_part(is_import, self._part(is_import).without(places))
+
+    def _add_to_route(self, row: np.void, sign: int) -> None:
+        """Of the operator's outcomes, the sum and the count by model and route."""
+        if row["route"] < 0 or row["by"] != self._names.number(OPERATOR):
+            return
+        at = int(row["model"]), int(row["route"])
+        total, count = self._on_routes.get(at, (0, 0))
+        self._on_routes[at] = total + sign * round(float(row["score"]) * _PARTS_OF_ONE), count + sign
 
     def _trend_at(self, prompt: Prompt, now: float) -> dict[str, Estimate]:
         if self._trend is None:
             return {}
-        quality, support = self._trend.predict(prompt.vector, prompt.features)
-        kept = _freshness(now - self._trend_time, self._half_life)
+        quality, support = self._trend.trend.predict(prompt.vector, prompt.features)
+        kept = float(_freshness(now - self._trend.time, self._half_life))
         return {
             model: Estimate(float(quality[place]), float(support[place]) * kept)
-            for place, model in enumerate(self._models)
+            for model, place in self._places.items()
             if not math.isnan(quality[place])
         }
+
+    def _voices(
+        self, part: Nearby, prompt: Prompt, now: float, leave_out: frozenset[int]
+    ) -> list[tuple[int, int, float, float]]:
+        """Model, principal, weight and score of the outcomes of `part` on like prompts."""
+        found: Like = part.search(prompt.vector)
+        rows = part.numbers[found.rows]
+        weights = found.weights * _freshness(now - rows["time"], self._half_life)
+        spoken = zip(
+            *(rows["model"].tolist(), rows["by"].tolist(), weights.tolist(), rows["score"].tolist()),
+            strict=True,
+        )
+        return [voice for voice in spoken if voice[0] not in leave_out]
 
     def _of_model(
         self,
         model: str,
         prompt: Prompt,
-        found: Sequence[_Like],
-        trend: Mapping[str, Estimate],
-        now: float,
+        heard: Mapping[int, Sequence[tuple[float, float]]],
+        trend: Estimate | None,
     ) -> Estimate:
-        base = trend.get(model) or Estimate(self._prior(model, prompt.route), 0.0)
-        said: dict[str, list[tuple[float, float]]] = {}
-        for _, like, outcome in found:
-            if outcome.model == model:
-                weight = like * _freshness(now - outcome.time, self._half_life)
-                said.setdefault(outcome.by, []).append((weight, outcome.score))
-        weight, total = _trusted(said, self._trust)
+        base = trend or Estimate(self._prior(model, prompt.route), 0.0)
+        weight, total = _trusted(heard, self._trust, self._names.number(OPERATOR))
         quality = (base.quality * _PRIOR_WEIGHT + total) / (_PRIOR_WEIGHT + weight)
         return Estimate(min(1.0, max(0.0, quality)), round(base.support + weight, 4))
 
     def _prior(self, model: str, route: str | None) -> float:
         declared = self._priors.get(model)
         prior = _UNKNOWN_QUALITY if declared is None else declared
-        total, count = self._on_routes.get((model, route or ""), (0.0, 0))
-        return (prior * _ROUTE_WEIGHT + total) / (_ROUTE_WEIGHT + count)
+        at = self._places[model], self._names.known(route)
+        total, count = self._on_routes.get(at, (0, 0))
+        return (prior * _ROUTE_WEIGHT + total / _PARTS_OF_ONE) / (_ROUTE_WEIGHT + count)
 
 
-class _Like(NamedTuple):
-    similarity: float
-    likeness: float
-    outcome: Outcome
+class _Names:
+    """A number for each name of a principal or route, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def number(self, name: str) -> int:
+        return self._numbers.setdefault(name, len(self._numbers))
+
+    def known(self, name: str | None) -> int:
+        return -1 if name is None else self._numbers.get(name, -1)
 
 
-class _Nearby:
-    """Outcomes that can be searched by vector. Never changed: `with_more` makes another beside it."""
+class _Latest:
+    """Where the last outcome of each principal on each prompt and model stands. Takes 16 bytes for most."""
 
-    def __init__(self, outcomes: Sequence[Outcome]) -> None:
-        self._outcomes = list(outcomes)
-        self._merged = len(outcomes) // _BLOCK * _BLOCK
-        self._index = _index_of(self._outcomes[: self._merged])
-        self._beside = [outcome.vector for outcome in self._outcomes[self._merged :]]
-        self._matrix = np.array(self._beside, np.float32) if self._beside else None
+    def __init__(self) -> None:
+        self._keys, self._values = np.empty(0, np.uint64), np.empty(0, np.int64)
+        self._recent: dict[int, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._outcomes)
+    def replace(self, key: int, value: int) -> int | None:
+        """Note `value`; returns what it replaces."""
+        old = self._recent.get(key)
+        if old is None and len(self._keys):
+            place = int(np.searchsorted(self._keys, np.uint64(key)))
+            if place < len(self._keys) and self._keys[place] == key:
+                old = int(self._values[place])
+                self._values[place] = value
+                return old
+        self._recent[key] = value
+        if len(self._recent) > _RECENT + len(self._keys) // 8:
+            self._sort_in()
+        return old
 
-    def with_more(self, outcomes: Sequence[Outcome]) -> _Nearby:
-        if len(self._beside) + len(outcomes) >= _BLOCK:
-            return _Nearby([*self._outcomes, *outcomes])
-        more = object.__new__(_Nearby)
-        more.__dict__.update(self.__dict__)
-        more._outcomes = [*self._outcomes, *outcomes]
-        more._beside = [*self._beside, *(outcome.vector for outcome in outcomes)]
-        more._matrix = np.array(more._beside, np.float32) if more._beside else None
-        return more
-
-    def search(self, vector: Vectors) -> list[_Like]:
-        """The outcomes on like prompts, most alike first, equal ones in the order of the log."""
-        rows, similarities = np.empty(0, np.int64), np.empty(0, np.float32)
-        if self._index is not None:
-            values, places = self._index.search(vector[None], _NEIGHBORS)
-            rows, similarities = places[0], values[0]
-        if self._matrix is not None:
-            beside = self._matrix @ vector
-            rows = np.concatenate([rows, np.arange(self._merged, self._merged + len(beside))])
-            similarities = np.concatenate([similarities, beside])
-        alike = likeness(np.round(similarities, 6))
-        kept = np.flatnonzero((alike > 0.0) & (rows >= 0))
-        order = kept[np.lexsort((rows[kept], -similarities[kept]))][:_NEIGHBORS]
-        return [
-            _Like(float(similarities[place]), float(alike[place]), self._outcomes[rows[place]])
-            for place in order
-        ]
+    def _sort_in(self) -> None:
+        keys = np.concatenate([self._keys, np.fromiter(self._recent.keys(), np.uint64)])
+        values = np.concatenate([self._values, np.fromiter(self._recent.values(), np.int64)])
+        order = np.argsort(keys)
+        self._keys, self._values, self._recent = keys[order], values[order], {}
 
 
-def _index_of(outcomes: Sequence[Outcome]) -> faiss.Index | None:
-    """Exhaustive for few; above, lists around centres, with vectors of 8 bits a number."""
-    if not outcomes:
+class _Learnt(NamedTuple):
+    """A trend, and when the latest of what it was learnt from was graded."""
+
+    trend: Trend
+    time: float
+
+
+def _trend_of(imported: Nearby, models: Sequence[str], half_life: float) -> _Learnt | None:
+    """What was learnt from graded prompts, of the models that have enough of them."""
+    alive = imported.alive
+    counts = np.bincount(imported.numbers["model"][alive], minlength=len(models))
+    rows = alive[(counts >= ENOUGH)[imported.numbers["model"][alive]]]
+    if not len(rows):
         return None
-    vectors = np.array([outcome.vector for outcome in outcomes], np.float32)
-    return vector_index(vectors)
+    _, first, prompts = np.unique(imported.numbers["prompt"][rows], return_index=True, return_inverse=True)
+    order = np.argsort(first)  # prompts as they came
+    if len(order) > _FITTED_ON:
+        order = order[np.linspace(0, len(order) - 1, _FITTED_ON).astype(np.int64)]
+    place = np.full(len(first), -1, np.int64)
+    place[order] = np.arange(len(order))
+    places = place[prompts]
+    rows, at, kept = rows[places >= 0], rows[first[order]], places[places >= 0]
+    numbers = imported.numbers[rows]
+    scores = np.full((len(order), len(models)), np.nan, np.float32)
+    scores[kept, numbers["model"]] = numbers["score"]
+    latest = float(numbers["time"].max())
+    weights = _freshness(latest - imported.numbers["time"][at], half_life).astype(np.float32)
+    return _Learnt(Trend(Graded(imported.vectors(at), imported.features(at), scores, weights)), latest)
 
 
-def vector_index(vectors: Vectors) -> faiss.Index:
-    """An index over unit rows (n, dim), the same for the same vectors."""
-    dim = vectors.shape[1]
-    if len(vectors) <= _FLAT_UP_TO:
-        flat = faiss.IndexFlatIP(dim)
-        flat.add(vectors)
-        return flat
-    lists = int(_LISTS_PER_ROOT * math.sqrt(len(vectors)))
-    quantizer = faiss.IndexFlatIP(dim)
-    index = faiss.IndexIVFScalarQuantizer(
-        quantizer, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    )
-    index.cp.max_points_per_centroid = _TRAINED_ON
-    index.cp.niter = 10
-    index.cp.seed = 0
-    index.train(vectors)
-    index.add(vectors)
-    index.nprobe = _PROBED
-    return index
-
-
-def _trend_of(
-    imported: Sequence[Outcome], models: Sequence[str], half_life: float
-) -> tuple[Trend | None, float, frozenset[str]]:
-    """What was learnt from graded prompts, when the latest was graded, and for which models."""
-    counts = dict.fromkeys(models, 0)
-    for outcome in imported:
-        counts[outcome.model] += 1
-    learnt = frozenset(model for model, count in counts.items() if count >= ENOUGH)
-    if not learnt:
-        return None, 0.0, learnt
-    rows = [outcome for outcome in imported if outcome.model in learnt]
-    latest = max(outcome.time for outcome in rows)
-    places: dict[bytes, int] = {}
-    first: list[Outcome] = []
-    for outcome in rows:
-        if outcome.prompt_hash not in places:
-            places[outcome.prompt_hash] = len(first)
-            first.append(outcome)
-    scores = np.full((len(first), len(models)), np.nan, np.float32)
-    columns = {model: place for place, model in enumerate(models)}
-    for outcome in rows:
-        scores[places[outcome.prompt_hash], columns[outcome.model]] = outcome.score
-    graded = Graded(
-        np.array([outcome.vector for outcome in first], np.float32),
-        np.array([_padded(outcome.features) for outcome in first], np.float32),
-        scores,
-        np.array([_freshness(latest - outcome.time, half_life) for outcome in first], np.float32),
-    )
-    return Trend(graded), latest, learnt
-
-
-def _padded(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The features as this version counts them, zeros where there are none."""
-    return features if len(features) == FEATURE_COUNT else np.zeros(FEATURE_COUNT, np.float32)
-
-
-def _route_means(
-    outcomes: Sequence[Outcome], known: Mapping[tuple[str, str], tuple[float, int]] | None = None
-) -> dict[tuple[str, str], tuple[float, int]]:
-    """Sum and count of the operator's scores by model and route, beside those that are `known`."""
-    means = dict(known or {})
-    for outcome in outcomes:
-        if outcome.by == OPERATOR and outcome.route is not None:
-            total, count = means.get((outcome.model, outcome.route), (0.0, 0))
-            means[outcome.model, outcome.route] = (total + outcome.score, count + 1)
-    return means
-
-
-def _freshness(seconds: float, half_life_days: float) -> float:
+def _freshness(seconds: NDArray[np.float64] | float, half_life_days: float) -> NDArray[np.float64]:
     """What an outcome of that age still counts: a half after the half life.
 
     By whole days, so that an answer does not change from one second to the next; the future is now.
     """
-    return float(2.0 ** (-max(0.0, seconds // _DAY) / half_life_days))
+    days = np.maximum(0.0, np.asarray(seconds, np.float64) // _DAY)
+    kept: NDArray[np.float64] = np.exp2(-days / half_life_days)
+    return kept
 
 
-def _trusted(said: Mapping[str, Sequence[tuple[float, float]]], trust: Trust) -> tuple[float, float]:
+def _trusted(
+    said: Mapping[int, Sequence[tuple[float, float]]], trust: Trust, operator_number: int
+) -> tuple[float, float]:
     """Weight, and weighted sum of scores, of what the principals said, none above his share.
 
     The shares are of what is left after all are cut, so that a principal gains nothing by saying it again.
     """
     weights = {by: sum(weight for weight, _ in pairs) for by, pairs in said.items()}
-    operator = weights.pop(OPERATOR, 0.0)
+    operator = weights.pop(operator_number, 0.0)
     noticed = sum(weight >= _NOTICED for weight in weights.values())
     if noticed < trust.min_principals:
         weights = {}
     most = trust.max_share * _capped_total(list(weights.values()), operator, trust.max_share)
     weight, total = 0.0, 0.0
     for by, pairs in said.items():
-        own = operator if by == OPERATOR else min(weights.get(by, 0.0), most)
+        own = operator if by == operator_number else min(weights.get(by, 0.0), most)
         spoken = sum(each for each, _ in pairs)
         if own > 0.0 and spoken > 0.0:
             weight += own

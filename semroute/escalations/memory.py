@@ -14,11 +14,12 @@ import threading
 import time
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreUnavailable
+from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError
 from semroute.escalations import (
     OPERATOR,
     Event,
@@ -27,9 +28,10 @@ from semroute.escalations import (
     Store,
     is_there,
     open_store,
-    replay,
 )
 from semroute.escalations.estimate import Estimate, Estimator, Prompt, Trust
+from semroute.escalations.nearby import BLOCK
+from semroute.escalations.replay import Hidden
 
 if TYPE_CHECKING:
     from semroute.config import EscalationSettings
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("semroute")
 
 _QUOTA_SECONDS = 86_400.0
+_BATCH = 1_000  # records taken in at once
+_OVERDUE = 16 * BLOCK  # new outcomes that are merged by who brings them, where nobody else does
 _CLOSED = -1  # no process
 _WAIT = 1.0  # seconds that one look at the store waits for news
 _RETRY = 5.0  # seconds between two tries to reach a store that is gone
@@ -57,23 +61,22 @@ class Memory:
         settings: EscalationSettings,
         priors: Mapping[str, float | None],
         *,
+        address: str,
         root: Path,
         encoder: str,
     ) -> None:
-        """Remember what the store of `settings` holds, if it can be reached.
+        """Remember what the store at `address` holds, if it can be reached.
 
-        priors: each model's declared quality. root: where the path of the store starts.
+        priors: each model's declared quality. address, root: see `open_store`.
         encoder: name of the encoder, see `encoder_name`; outcomes with vectors of another one do not count.
         """
         self._settings, self._priors = settings, dict(priors)
-        self._root, self._encoder = root, encoder
+        self._address, self._root, self._encoder = address, root, encoder
         self._writing = threading.Lock()
         self._store: Store | None = None
         self._pid: int | None = None
         self._is_lost = False
-        self._seq = 0
-        self._estimator: Estimator
-        self._forget_all()
+        self._known = self._nothing_known()
         self._refresh()
 
     @property
@@ -83,24 +86,32 @@ class Memory:
 
     def __len__(self) -> int:
         """How many outcomes count."""
-        return len(self._estimator)
+        return len(self._known.estimator)
 
     def estimates(self, prompt: Prompt, models: Sequence[str]) -> dict[str, Estimate]:
         """What to expect of `models` on `prompt`; empty where nothing was ever stored."""
         self._follow()
-        return self._estimator.estimate(prompt, models, time.time()) if len(self._estimator) else {}
+        return (
+            self._known.estimator.estimate(prompt, models, time.time()) if len(self._known.estimator) else {}
+        )
 
     def nearest(self, prompt: Prompt, model: str) -> tuple[PastOutcome, ...]:
         """The outcomes of `model` on the prompts most like this one."""
-        return tuple(self._estimator.nearest(prompt, model))
+        return tuple(self._known.estimator.nearest(prompt, model))
 
     def key(self) -> bytes:
         """The secret of prompt hashes. Raises StoreError."""
         return self._opened().key
 
-    def records(self) -> list[Record]:
-        """The whole log, as it is now. Raises StoreError."""
-        return list(self._opened().read()) if is_there(self._address, root=self._root) else []
+    def outcomes(self) -> Iterator[Outcome]:
+        """The outcomes of the store that count, in order, as they are now. Raises StoreError."""
+        return counting(self._opened()) if self._is_there() else iter(())
+
+    def by_principal(self, by: str) -> list[str]:
+        """The ids of all that a principal stored, whether or not it counts. Raises StoreError."""
+        records = self._opened().read() if self._is_there() else ()
+        entries = (record.entry for record in records)
+        return [entry.id for entry in entries if isinstance(entry, Outcome) and entry.by == by]
 
     def add(self, outcomes: Sequence[Outcome], *, settled: bool = True) -> int:
         """Store outcomes, durably; returns how many were new. They count from now on, or once `settled`.
@@ -111,10 +122,10 @@ class Memory:
         self._check(outcomes)
         with self._writing:
             store = self._opened()
-            fresh = [outcome for outcome in outcomes if outcome.id not in self._ids]
+            known = store.known([outcome.id for outcome in outcomes])
+            fresh = [outcome for outcome in outcomes if outcome.id not in known]
             self._check_quotas(fresh)
             store.append(fresh)
-            self._ids.update(outcome.id for outcome in fresh)
             if settled:
                 self._catch_up(store)
         return len(fresh)
@@ -124,18 +135,17 @@ class Memory:
         with self._writing:
             store = self._opened()
             self._catch_up(store)
-            before = len(self._estimator)
+            before = len(self._known.estimator)
             store.append_event(event)
             self._catch_up(store)
-            return before - len(self._estimator)
+            return before - len(self._known.estimator)
 
     def forget(self, *, ids: Sequence[str] = (), prompt_hash: bytes | None = None) -> int:
         """Erase outcomes for ever, as the operator; returns how many there were. Raises StoreError."""
         with self._writing:
             store = self._opened()
             erased = store.forget(by=OPERATOR, time=time.time(), ids=ids, prompt_hash=prompt_hash)
-            self._forget_all()  # what is erased there must not be remembered here
-            self._catch_up(store)
+            self._read_anew(store)  # what is erased there must not be remembered here
         return erased
 
     def close(self) -> None:
@@ -144,9 +154,8 @@ class Memory:
         if self._store is not None:
             self._store.close()
 
-    @property
-    def _address(self) -> str:
-        return self._settings.store or ""
+    def _is_there(self) -> bool:
+        return is_there(self._address, root=self._root)
 
     def _check(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -165,7 +174,7 @@ class Memory:
             wanted[outcome.by] += outcome.by != OPERATOR
         start = time.time() - _QUOTA_SECONDS
         for by, count in wanted.items():
-            times = self._times[by]
+            times = self._known.times[by]
             while times and times[0] < start:
                 times.popleft()
             if count and len(times) + count > self._settings.quota_per_day:
@@ -175,9 +184,6 @@ class Memory:
                 )
 
     def _opened(self) -> Store:
-        if not self._address:
-            cure = "name one in semroute.yaml, such as escalations: {store: sqlite:semroute.db}, and build"
-            raise StoreUnavailable(f"there is no store of outcomes: {cure}")
         if self._store is None:
             self._store = open_store(self._address, root=self._root)
         return self._store
@@ -185,7 +191,7 @@ class Memory:
     def _refresh(self) -> bool:
         """Read what is new; whether the store could be reached. Never raises for a store that is gone."""
         try:
-            if not self._address or not is_there(self._address, root=self._root):
+            if not self._is_there():
                 return True
             with self._writing:
                 self._catch_up(self._opened())
@@ -199,50 +205,46 @@ class Memory:
 
     def _catch_up(self, store: Store) -> None:
         """Take in the records after the last one known; with the lock held."""
-        news = list(store.read(self._seq))
-        if not news:
+        if not self._known.seq:
+            self._read_anew(store)
             return
-        self._seq = news[-1].seq
-        self._records += news
-        more: list[Outcome] | None = []  # None: what was known changes as well
-        for record in news:
-            entry = record.entry
-            self._ids.add(entry.id)
-            if isinstance(entry, Outcome):
-                self._times[entry.by].append(entry.time)
-                simple = entry.origin != "import" and entry.by not in self._held
-                simple = simple and said_about(entry) not in self._said
-                self._said.add(said_about(entry))
-                if not self._counts(entry):
-                    continue
-                if simple and more is not None:
-                    more.append(entry)
-                else:
-                    more = None
-            else:
-                more = None
-                if isinstance(entry, Event) and entry.kind == "quarantine" and entry.principal is not None:
-                    self._held.add(entry.principal)
-        self._estimator = self._fresh_estimator() if more is None else self._estimator.with_more(more)
+        records = store.read(self._known.seq)
+        while batch := list(islice(records, _BATCH)):
+            if any(isinstance(record.entry, Event) for record in batch):
+                self._read_anew(store)
+                return
+            self._known.take(batch, most_waiting=_OVERDUE)
+        self._known.learn()
 
-    def _forget_all(self) -> None:
-        """Read the log from its start next time."""
-        self._seq = 0
-        self._records: list[Record] = []
-        self._ids: set[str] = set()
-        self._said: set[tuple[str, bytes, str]] = set()
-        self._held: set[str] = set()
-        self._times: dict[str, deque[float]] = defaultdict(deque)
-        self._estimator = self._fresh_estimator()
+    def _read_anew(self, store: Store) -> None:
+        """Read the whole log: what its events say holds for what stands before them. Routing goes on."""
+        complete = False
+        while not complete:
+            events = store.events()
+            newest = events[-1][0] if events else 0
+            known, records = self._nothing_known(events), store.read()
+            complete = True
+            while batch := list(islice(records, _BATCH)):
+                known.take(batch, most_waiting=BLOCK)
+                # One that was said while this was read changes what was read before it.
+                complete &= not any(isinstance(entry, Event) and seq > newest for seq, entry in batch)
+        known.learn()
+        self._known = known
 
-    def _counts(self, outcome: Outcome) -> bool:
-        return outcome.encoder == self._encoder and outcome.model in self._priors
-
-    def _fresh_estimator(self) -> Estimator:
+    def _nothing_known(self, events: Iterable[tuple[int, Event]] = ()) -> _Known:
         settings = self._settings
-        outcomes = [outcome for outcome in counting(self._records) if self._counts(outcome)]
         trust = Trust(settings.max_principal_share, settings.min_principals)
-        return Estimator(outcomes, self._priors, half_life_days=settings.half_life_days, trust=trust)
+        estimator = Estimator([], self._priors, half_life_days=settings.half_life_days, trust=trust)
+        return _Known(self._encoder, Hidden(events), estimator)
+
+    def _merge(self) -> None:
+        """Merge what waits beside the index, while others go on to route and to store."""
+        known = self._known
+        if known.estimator.waiting < BLOCK:
+            return
+        settled = known.estimator.settled()
+        with self._writing:
+            known.estimator = known.estimator.with_merged(settled)
 
     def _follow(self) -> None:
         """Watch the store in a thread of this process; a forked child has none yet."""
@@ -263,25 +265,71 @@ class Memory:
     def _look(self) -> float:
         """Take in what is new, waiting for it for a while; how many seconds to sleep before the next look."""
         reached = self._refresh()
+        self._merge()
         try:
             if not reached or self._store is None:
                 return _WAIT if reached else _RETRY
-            self._store.wait(self._seq, _WAIT)
+            self._store.wait(self._known.seq, _WAIT)
         except StoreError:
             return _RETRY
         return 0.0
 
 
-def said_about(outcome: Outcome) -> tuple[str, bytes, str]:
-    """Who said something about which prompt and model: of several such outcomes the last counts."""
-    return outcome.by, outcome.prompt_hash, outcome.model
+def counting(store: Store) -> Iterator[Outcome]:
+    """The outcomes of `store` that count: not hidden by an event, and of several by one on the same the last.
+
+    Reads the log twice, and keeps a few bytes of each outcome.
+    """
+    hidden = Hidden(store.events())
+    last: dict[bytes, int] = {}
+    for seq, entry in store.read():
+        if isinstance(entry, Outcome) and not hidden.covers(seq, entry):
+            last[_said(entry)] = seq
+    kept = frozenset(last.values())
+    end = max(kept, default=0)
+    for seq, entry in store.read():
+        if seq > end:
+            return
+        if seq in kept and isinstance(entry, Outcome):
+            yield entry
 
 
-def counting(records: Iterable[Record]) -> list[Outcome]:
-    """The outcomes that count after `records`: those with effect, of several by one on the same the last."""
-    effective = replay(records)
-    latest = {said_about(outcome): outcome.id for outcome in effective}
-    return [outcome for outcome in effective if latest[said_about(outcome)] == outcome.id]
+def _said(outcome: Outcome) -> bytes:
+    """Who spoke about which prompt and model, in few bytes."""
+    names = f"{outcome.by}\0{outcome.model}".encode()
+    return hashlib.blake2b(names + outcome.prompt_hash, digest_size=16).digest()
+
+
+class _Known:
+    """What a memory has read of a log so far. Changed by one thread at a time; an estimator never is."""
+
+    def __init__(self, encoder: str, hidden: Hidden, estimator: Estimator) -> None:
+        self.seq = 0
+        self.estimator = estimator
+        self.times: dict[str, deque[float]] = defaultdict(deque)
+        self._encoder, self._hidden = encoder, hidden
+        self._unlearnt = False
+
+    def take(self, records: Sequence[Record], most_waiting: int) -> None:
+        """Let the outcomes among `records` count, unless an event hides them."""
+        start = time.time() - _QUOTA_SECONDS
+        more = []
+        for seq, entry in records:
+            if not isinstance(entry, Outcome):
+                continue
+            if entry.by != OPERATOR and entry.time >= start:
+                self.times[entry.by].append(entry.time)
+            if entry.encoder == self._encoder and not self._hidden.covers(seq, entry):
+                more.append(entry)
+        self._unlearnt |= any(outcome.origin == "import" for outcome in more)
+        estimator = self.estimator.with_more(more)
+        self.estimator = estimator if estimator.waiting < most_waiting else estimator.settled()
+        self.seq = records[-1].seq
+
+    def learn(self) -> None:
+        """Learn from what was imported, if anything was."""
+        if self._unlearnt:
+            self.estimator, self._unlearnt = self.estimator.learnt(), False
 
 
 def encoder_name(identity: Mapping[str, object]) -> str:

@@ -54,6 +54,13 @@ MIGRATIONS: tuple[Migration, ...] = (
             " VALUES ('key', sha256((gen_random_uuid()::text || gen_random_uuid()::text)::bytea))",
         ),
     ),
+    (
+        "0002_events",
+        (
+            "CREATE INDEX semroute_log_events ON semroute_log (seq)"
+            " WHERE kind NOT IN ('outcome', 'forgotten')",
+        ),
+    ),
 )
 """Append only: a migration that has been released never changes. Each runs in one transaction."""
 
@@ -65,6 +72,8 @@ _NAMES = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
 _SELECT = sql.SQL("SELECT {} FROM semroute_log").format(_NAMES)
 _PAGE = sql.SQL("{} WHERE seq > %s ORDER BY seq LIMIT %s").format(_SELECT)
 _BY_ID = sql.SQL("{} WHERE id = ANY(%s)").format(_SELECT)
+_EVENTS = sql.SQL("{} WHERE kind NOT IN ('outcome', 'forgotten') ORDER BY seq").format(_SELECT)
+_KNOWN = "SELECT id FROM semroute_log WHERE id = ANY(%s)"
 _COPY = sql.SQL("COPY semroute_log ({}) FROM STDIN (FORMAT BINARY)").format(_NAMES)
 _ERASE = sql.SQL("UPDATE semroute_log SET kind = 'forgotten', {} WHERE id = ANY(%s)").format(
     sql.SQL(", ").join(sql.SQL("{} = NULL").format(sql.Identifier(name)) for name in ERASED)
@@ -151,6 +160,13 @@ class PostgresStore(LogStore):
 
     def _page(self, after: int, size: int) -> list[Row]:
         return self._reader.run(lambda connection: _rows(connection, _PAGE, (after, size)))
+
+    def _event_rows(self) -> list[Row]:
+        return self._reader.run(lambda connection: _rows(connection, _EVENTS, ()))
+
+    def _known_ids(self, ids: Sequence[str]) -> list[str]:
+        found = self._reader.run(lambda connection: connection.execute(_KNOWN, (list(ids),)).fetchall())
+        return [identity for (identity,) in found]
 
 
 class _Server:

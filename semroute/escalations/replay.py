@@ -31,7 +31,7 @@ def replay(records: Iterable[Record]) -> list[Outcome]:
             outcomes.append((seq, entry))
         elif isinstance(entry, Event):
             events.append((seq, entry))
-    hidden = _Hidden(_acting(events))
+    hidden = Hidden(events)
     return [outcome for seq, outcome in outcomes if not hidden.covers(seq, outcome)]
 
 
@@ -72,15 +72,16 @@ class _Span(NamedTuple):
         return seq < self.seq and after_start and before_end
 
 
-class _Hidden:
-    """The acting events, arranged so that one outcome is judged without walking over all of them."""
+class Hidden:
+    """What the events of a log hide, arranged so that one outcome is judged without walking over all."""
 
-    def __init__(self, events: list[tuple[int, Event]]) -> None:
+    def __init__(self, events: Iterable[tuple[int, Event]] = ()) -> None:
+        """`events` are all of a log, with their sequence numbers, in order."""
         self._forgotten: set[str] = set()
         self._quarantined: set[str] = set()
         self._reverted_before: dict[str, int] = {}
         self._spans: defaultdict[str | None, list[_Span]] = defaultdict(list)
-        for seq, event in events:
+        for seq, event in _acting(list(events)):
             self._add(seq, event)
 
     def _add(self, seq: int, event: Event) -> None:
@@ -95,6 +96,7 @@ class _Hidden:
             change(event.principal)
 
     def covers(self, seq: int, outcome: Outcome) -> bool:
+        """Whether `outcome`, at `seq`, has no effect."""
         if outcome.id in self._forgotten or outcome.by in self._quarantined:
             return True
         if seq < self._reverted_before.get(outcome.id, 0):

@@ -17,13 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from semroute.errors import StoreBusy, StoreCorrupt, StoreError, StoreMismatch, StoreUnavailable
-from semroute.escalations.base import LogStore, MakeEvents
+from semroute.escalations.base import ID_BATCH, LogStore, MakeEvents
 from semroute.escalations.outcome import Event, Outcome
 from semroute.escalations.rows import COLUMNS, ERASED, Row, batches, from_row, place, to_row
 
 APPLICATION_ID = 0x534D5254  # "SMRT", at byte 68 of the file
 PATIENCE_S = 10.0
-_IDS_BATCH = 500  # SQLite before 3.32 takes 999 variables in a statement
 _POLL_S = 0.05
 
 Migration = tuple[str, tuple[str, ...]]
@@ -44,6 +43,11 @@ MIGRATIONS: tuple[Migration, ...] = (
             "INSERT INTO meta VALUES ('key', new_key())",
         ),
     ),
+    (
+        "0002_events",
+        # Who reads the log asks for the events first, and they are few among rows that are long.
+        ("CREATE INDEX log_events ON log (seq) WHERE kind NOT IN ('outcome', 'forgotten')",),
+    ),
 )
 """Append only: a migration that has been released never changes. Each runs in one transaction."""
 
@@ -53,6 +57,7 @@ _SELECT = f"SELECT {_COLUMNS} FROM log"  # noqa: S608
 _ERASE = f"UPDATE log SET kind = 'forgotten', {', '.join(f'{name} = NULL' for name in ERASED)} WHERE id = ?"  # noqa: S608
 _DROP_TEXTS = "UPDATE log SET text = NULL WHERE text IS NOT NULL AND time < ?"
 _PAGE = f"{_SELECT} WHERE seq > ? ORDER BY seq LIMIT ?"
+_EVENTS = f"{_SELECT} WHERE kind NOT IN ('outcome', 'forgotten') ORDER BY seq"
 _LAST = "SELECT coalesce(max(seq), 0) FROM log"
 
 
@@ -151,6 +156,16 @@ class SqliteStore(LogStore):
     def _page(self, after: int, size: int) -> list[Row]:
         with self._held() as connection:
             return connection.execute(_PAGE, (after, size)).fetchall()
+
+    def _event_rows(self) -> list[Row]:
+        with self._held() as connection:
+            return connection.execute(_EVENTS).fetchall()
+
+    def _known_ids(self, ids: Sequence[str]) -> list[str]:
+        marks = ", ".join("?" * len(ids))
+        with self._held() as connection:
+            found = connection.execute(f"SELECT id FROM log WHERE id IN ({marks})", ids)  # noqa: S608 - marks only
+            return [identity for (identity,) in found]
 
     def _notify(self) -> None:
         with self._appended:
@@ -273,7 +288,7 @@ def _immediate(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _insert(connection: sqlite3.Connection, entries: Sequence[Outcome | Event], where: str) -> list[int]:
     stored = {}
-    for ids in batches([entry.id for entry in entries], _IDS_BATCH):
+    for ids in batches([entry.id for entry in entries], ID_BATCH):
         marks = ", ".join("?" * len(ids))
         for row in connection.execute(f"{_SELECT} WHERE id IN ({marks})", ids):
             stored[row[1]] = from_row(row, where)
@@ -285,7 +300,7 @@ def _insert(connection: sqlite3.Connection, entries: Sequence[Outcome | Event], 
 def _outcomes_of(connection: sqlite3.Connection, ids: Sequence[str], prompt_hash: bytes | None) -> list[str]:
     """The ids of the stored outcomes that have one of `ids` or the hash, in the order of the log."""
     found: dict[str, int] = {}
-    for part in batches(ids, _IDS_BATCH):
+    for part in batches(ids, ID_BATCH):
         marks = ", ".join("?" * len(part))
         found.update(
             connection.execute(

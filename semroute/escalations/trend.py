@@ -26,7 +26,6 @@ ENOUGH = 200
 
 _LANDMARKS = (512, 1_024)  # up to _MANY prompts, and above
 _MANY = 4_000
-_FITTED_ON = 100_000  # prompts; more no longer change what the landmarks can say
 _CHOSEN_ON = 8_000  # prompts on which the penalty is chosen
 _PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _WIDTH = 2.0  # of the kernel: exp(-_WIDTH d^2 / median of d^2)
@@ -119,9 +118,6 @@ class Trend:
 
     def __init__(self, graded: Graded) -> None:
         """Learn from `graded`, of which at least one model must have ENOUGH. Deterministic."""
-        if len(graded.vectors) > _FITTED_ON:
-            rows = np.linspace(0, len(graded.vectors) - 1, _FITTED_ON).astype(np.int64)
-            graded = Graded(*(column[rows] for column in graded))
         self._models = graded.scores.shape[1]
         self._feature_mean = graded.features.mean(axis=0)
         self._feature_spread = graded.features.std(axis=0) + 1e-6
