@@ -25,8 +25,8 @@ from semroute.config import load_config
 from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreUnavailable, UnknownDecision
 from semroute.escalations import OPERATOR, Event, Outcome
 from semroute.escalations.estimate import Estimator, Prompt, Trust
-from semroute.escalations.memory import Memory, counting, encoder_name
-from semroute.escalations.nearby import BLOCK, NUMBERS, Nearby
+from semroute.escalations.memory import counting
+from semroute.escalations.nearby import BLOCK
 from semroute.escalations.sqlite import SqliteStore
 from semroute.escalations.trend import ENOUGH, FEATURE_COUNT, Graded, Trend, features, likeness
 from semroute.router import Router
@@ -128,6 +128,74 @@ def test_estimates_are_probabilities_and_grow_with_each_outcome_as_if_made_anew(
         assert 0.0 <= each.quality <= 1.0 and math.isfinite(each.support) and each.support >= 0.0
 
 
+def many(count, seed=0):
+    """Feedback of a few principals on prompts around ten points, some of it said again later."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(10, DIM))
+    found = []
+    for number in range(count):
+        vector = centres[number % 10] + 0.3 * rng.normal(size=DIM)
+        again = number % 50 == 7 and number > 100
+        by, prompt = f"user {number % 7}", number - 70 if again else number
+        found.append(
+            outcome(
+                number,
+                float(rng.random() < 0.5),
+                vector=(vector / np.linalg.norm(vector)).astype(np.float32),
+                by=by,
+                prompt_hash=hashlib.sha256(b"%d" % prompt).digest(),
+            )
+        )
+    return found
+
+
+@pytest.mark.parametrize("count", [BLOCK, 3 * BLOCK + 100, 6 * BLOCK + 5])
+def test_estimates_depend_on_the_outcomes_and_not_on_how_they_came(count):
+    outcomes = many(count)
+    at_once = Estimator(outcomes, PRIORS)
+    grown, waited = Estimator([], PRIORS), Estimator([], PRIORS)
+    for start in range(0, count, 300):
+        grown = grown.with_more(outcomes[start : start + 300]).settled()
+        waited = waited.with_more(outcomes[start : start + 300])
+    late = waited.with_merged(waited.settled())
+    assert len(at_once) == len(grown) == len(late) == len(waited)
+    for each in many(20, seed=1):
+        prompt = Prompt(each.vector, each.features, None)
+        wanted = at_once.estimate(prompt, list(PRIORS), NOW)
+        assert wanted == grown.estimate(prompt, list(PRIORS), NOW) == late.estimate(prompt, list(PRIORS), NOW)
+        assert at_once.nearest(prompt, "small") == grown.nearest(prompt, "small")
+
+
+def test_what_comes_while_others_are_merged_is_not_lost():
+    outcomes = many(2 * BLOCK + 50)
+    before = Estimator([], PRIORS).with_more(outcomes[: BLOCK + 20])
+    after = before.with_more(outcomes[BLOCK + 20 :]).with_merged(before.settled())
+    for each in outcomes[:: BLOCK // 4]:
+        prompt = Prompt(each.vector, each.features, None)
+        assert after.nearest(prompt, "small") == Estimator(outcomes, PRIORS).nearest(prompt, "small")
+
+
+def test_the_nearest_of_many_are_found():
+    outcomes = many(8 * BLOCK)
+    estimator, vectors = Estimator(outcomes, PRIORS), np.array([each.vector for each in outcomes])
+    hits = 0
+    for each in outcomes[::400]:
+        exact = outcomes[int(np.argmax(vectors @ each.vector))].id
+        prompt = Prompt(each.vector, each.features, None)
+        hits += exact in {near.id for near in estimator.nearest(prompt, "small")}
+    assert hits >= 0.95 * len(outcomes[::400])
+
+
+def test_of_what_is_said_again_the_last_counts_for_the_route_as_well():
+    first = [outcome(n, 1.0, at=500 + n, route="billing", prompt_hash=bytes([n]) * 32) for n in range(30)]
+    last = [outcome(90 + n, 0.1, at=500 + n, route="billing", prompt_hash=bytes([n]) * 32) for n in range(30)]
+    prompt = Prompt(unit(0), np.zeros(FEATURE_COUNT, np.float32), "billing")
+    both = Estimator([], PRIORS).with_more(first).with_more(last)
+    assert len(both) == 30
+    assert both.estimate(prompt, ["big"], NOW) == Estimator(last, PRIORS).estimate(prompt, ["big"], NOW)
+    assert both.estimate(prompt, ["small"], NOW) == Estimator(last, PRIORS).estimate(prompt, ["small"], NOW)
+
+
 # Trust
 
 
@@ -167,7 +235,7 @@ def test_a_trend_learns_where_the_weak_model_fails():
     found = trend.predict_many(fresh.vectors, fresh.features)
     clear = np.abs(fresh.vectors[:, 0]) > 0.1
     assert ((found[clear, 0] < 0.5) == (fresh.scores[clear, 0] == 0.0)).mean() > 0.9
-    assert np.abs(found[:, 1] - 1.0).max() < 1e-3
+    assert np.abs(found[:, 1] - 1.0).max() < 0.1 and found[:, 1].mean() == pytest.approx(1.0, abs=0.01)
     one, support = trend.predict(fresh.vectors[0], fresh.features[0])
     assert np.allclose(one, found[0], atol=1e-5) and (support >= 0).all()
 

@@ -372,6 +372,24 @@ def test_outcomes_and_events_share_their_ids(place):
     assert store.last() == 1
 
 
+def test_events_and_known_ids_are_had_without_the_rest(place):
+    store = place.open()
+    outcomes = [outcome() for _ in range(3)]
+    store.append(outcomes[:2])
+    said = revert(outcomes[0].id)
+    store.append_event(said)
+    store.append(outcomes[2:])
+    store.forget(by="operator", time=1.0, ids=[outcomes[1].id])
+    assert store.events()[0] == (3, said)
+    assert [(seq, each.kind) for seq, each in store.events()] == [(3, "revert"), (5, "forget")]
+    stranger = outcome().id
+    asked = [each.id for each in outcomes] + [stranger] * 600
+    assert store.known(asked) == {each.id for each in outcomes}
+    assert store.known([]) == set()
+    with pytest.raises(OutcomeInvalid):
+        store.known(["no id"])
+
+
 def test_what_is_no_outcome_is_refused_before_anything_is_stored(place):
     store = place.open()
     with pytest.raises(OutcomeInvalid, match="str"):
@@ -627,7 +645,7 @@ def test_many_may_be_first(place):
 
 def test_a_later_migration_runs_once_and_an_older_semroute_refuses_the_store(place):
     place.open().append([outcome()])
-    newer = (*place.migrations, ("0002_more", ("CREATE TABLE more (number integer)",)))
+    newer = (*place.migrations, ("0003_more", ("CREATE TABLE more (number integer)",)))
     for _ in range(2):
         assert place.open(migrations=newer).last() == 1
     with pytest.raises(StoreMismatch, match="newer semroute"):
@@ -635,7 +653,8 @@ def test_a_later_migration_runs_once_and_an_older_semroute_refuses_the_store(pla
     table = "migrations" if place.is_sqlite else "semroute_migrations"
     assert [name for (name,) in place.execute(f"SELECT name FROM {table} ORDER BY name")] == [
         "0001_log",
-        "0002_more",
+        "0002_events",
+        "0003_more",
     ]
 
 

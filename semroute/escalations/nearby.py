@@ -33,7 +33,7 @@ BLOCK = 1_024
 
 _FLAT_UP_TO = 4_096
 _GROWS = 4  # times what its centres were trained on, before an index is trained anew
-_LISTS_PER_ROOT = 2.0
+_LISTS_PER_ROOT = 3.0
 _PROBED = 16
 _TRAINED_ON = 32  # vectors a centre
 _LARGEST = 262_144  # outcomes of a segment that joining makes
@@ -140,8 +140,12 @@ class Nearby:
         """The outcomes on like prompts, equal ones in the order of their ids."""
         rows, similarities = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         start = 0
+        probed = self._trained.nearest_lists(vector[None]) if self._trained else ()
         for segment in self._segments:
-            values, places = segment.search(vector[None], NEIGHBORS)
+            if probed:
+                values, places = segment.search_preassigned(vector[None], NEIGHBORS, *probed)
+            else:
+                values, places = segment.search(vector[None], NEIGHBORS)
             hit = places[0] >= 0
             rows.append(places[0][hit] + start)
             similarities.append(values[0][hit])
@@ -257,6 +261,11 @@ class _Trained:
         index.train(sample)
         index.nprobe = _PROBED
         self._index = index
+
+    def nearest_lists(self, vectors: Vectors) -> tuple[Rows, Vectors]:
+        """What is to be searched for `vectors` (n, dim), in every segment alike: lists, and similarities."""
+        similarities, lists = self._index.quantizer.search(vectors, _PROBED)
+        return lists, similarities
 
     def filled(self, chunks: Iterable[Vectors]) -> Any:
         """An index of `chunks`, numbered from 0."""

@@ -1,9 +1,14 @@
 """Quality of each model over all prompts, learnt from many graded ones.
 
-Kernel ridge regression, that is the mean of a Gaussian process, on the vector and cheap features of the text,
-over landmarks (Nystroem; Williams and Seeger 2001). All models that were graded on the same prompts share one
-smoother, so the difference of two of them is the smoothed difference, the gain; the penalty is the one that
-predicts left-out differences best.
+The score of a model is its mean, and the *level* of the prompt (how much better than usual the models did on
+it together), and the *deviation* of the model from that level. Level and deviations are smoothed apart, each
+with the penalty that predicts left-out prompts best: what makes a prompt harder than others of its kind
+cancels in the difference between two models graded on it. A small regression then bends the deviations by the
+level, since on the easiest prompts every model is right and on the hardest none is.
+
+The smoother is kernel ridge regression, that is the mean of a Gaussian process, on the vector and cheap
+features of the text, over landmarks (Nystroem; Williams and Seeger 2001). Leaving a prompt out has a closed
+form for it (Allen 1974).
 """
 
 from __future__ import annotations
@@ -27,12 +32,14 @@ ENOUGH = 200
 _LANDMARKS = (512, 1_024)  # up to _MANY prompts, and above
 _MANY = 4_000
 _CHOSEN_ON = 8_000  # prompts on which the penalty is chosen
-_PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_PENALTIES = tuple(2.0**power for power in range(11))
 _WIDTH = 2.0  # of the kernel: exp(-_WIDTH d^2 / median of d^2)
 _FEATURE_WEIGHT = 0.1  # of a standardised feature beside a vector of length 1
 _FARTHEST_FEATURE = 4.0  # standard deviations beyond which a feature says no more
 _MEDIAN_OF = 500
 _RANK_TOLERANCE = 1e-6
+_BENT_FROM = 400  # graded prompts below which the deviations are not bent: it would be luck
+_TERMS = 4  # of `_terms`
 _CHUNK = 8_192
 _SEED = 0
 
@@ -101,16 +108,28 @@ class Graded(NamedTuple):
 
 
 class _Smoother(NamedTuple):
-    """One ridge regression for the models of `columns`.
+    """Level and deviations of the models of `columns`, m of them.
 
-    slopes: (landmarks, columns) float32, of the kernel. means: (columns,), at a kernel of zero.
+    slopes: (landmarks, 1 + m) float32, of the kernel: the level, then the deviations. starts: (1 + m,), at a
+    kernel of zero. means: (m,). bends: (_TERMS, m) and bend_starts (m,), on what `_terms` makes of both.
     outcomes: how many prompts it learnt from, by weight.
     """
 
     columns: list[int]
     slopes: NDArray[np.float32]
+    starts: Floats
     means: Floats
+    bends: Floats
+    bend_starts: Floats
     outcomes: float
+
+    def quality(self, near: NDArray[np.float32]) -> Floats:
+        """(n, m), given the kernel (n, landmarks)."""
+        raw = self.starts + near @ self.slopes
+        level, deviations = raw[:, :1], raw[:, 1:]
+        bent = np.einsum("tnm,tm->nm", _terms(level, deviations), self.bends) + self.bend_starts
+        quality: Floats = self.means + level + deviations + bent
+        return quality
 
 
 class Trend:
@@ -139,10 +158,10 @@ class Trend:
     def predict(self, vector: NDArray[np.float32], features: NDArray[np.float32]) -> tuple[Floats, Floats]:
         """Quality of each model, NaN where nothing was learnt, and support in outcomes, each (models,)."""
         quality, support = np.full(self._models, np.nan), np.zeros(self._models)
-        near = self._kernel(self._inputs(vector[None], features[None]))[0]
+        near = self._kernel(self._inputs(vector[None], features[None]))
         alike = float(likeness(self._landmarks[:, : len(vector)] @ vector).mean())
         for smoother in self._smoothers:
-            quality[smoother.columns] = smoother.means + near @ smoother.slopes
+            quality[smoother.columns] = smoother.quality(near)[0]
             support[smoother.columns] = smoother.outcomes * alike
         return quality, support
 
@@ -153,7 +172,7 @@ class Trend:
         for start in range(0, len(inputs), _CHUNK):
             near = self._kernel(inputs[start : start + _CHUNK])
             for smoother in self._smoothers:
-                found[start : start + _CHUNK, smoother.columns] = smoother.means + near @ smoother.slopes
+                found[start : start + _CHUNK, smoother.columns] = smoother.quality(near)
         return found
 
     def _inputs(self, vectors: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -185,54 +204,95 @@ class Trend:
         weights = graded.weights[rows].astype(np.float64)
         places = self._coordinates(inputs[rows])
         scores = graded.scores[rows][:, list(columns)].astype(np.float64)
-        middle = np.average(places, axis=0, weights=weights).astype(np.float64)
         means = np.average(scores, axis=0, weights=weights)
-        squares, products = _sums(places, middle, scores - means, weights)
+        level = (scores - means).mean(axis=1, keepdims=True)
+        targets = np.concatenate([level, scores - means - level], axis=1)
+        middle = np.average(places, axis=0, weights=weights).astype(np.float64)
+        squares, products = _sums(places, middle, targets, weights)
         spans, axes = np.linalg.eigh(squares)
         spans = np.maximum(spans, 0.0)
         turned = axes.T @ products
         some = np.linspace(0, len(places) - 1, min(len(places), _CHOSEN_ON)).astype(np.int64)
         steps = (places[some] - middle) @ axes
-        penalty = _best_penalty(steps, scores[some] - means, weights[some], spans, turned)
-        slopes = axes @ (turned / (spans + penalty)[:, None])
+        penalties, left_out = _best_penalties(steps, targets[some], weights[some], spans, turned)
+        slopes = axes @ (turned / (spans[:, None] + penalties))
+        bends, bend_starts = _bends(left_out, targets[some], weights[some])
         return _Smoother(
             list(columns),
             (self._whiten @ slopes).astype(np.float32),
-            means - middle @ slopes,
+            -middle @ slopes,
+            means,
+            bends,
+            bend_starts,
             float(weights.sum()),
         )
 
 
 def _sums(
-    places: NDArray[np.float32], middle: Floats, scores: Floats, weights: Floats
+    places: NDArray[np.float32], middle: Floats, targets: Floats, weights: Floats
 ) -> tuple[Floats, Floats]:
-    """Weighted sums of squares (rank, rank) and of products with the scores (rank, models)."""
+    """Weighted sums of squares (rank, rank) and of products with the targets (rank, targets)."""
     rank = len(middle)
-    squares, products = np.zeros((rank, rank)), np.zeros((rank, scores.shape[1]))
+    squares, products = np.zeros((rank, rank)), np.zeros((rank, targets.shape[1]))
     for start in range(0, len(places), _CHUNK):
         part = slice(start, start + _CHUNK)
         steps = places[part] - middle
         weighted = steps * weights[part, None]
         squares += steps.T @ weighted
-        products += weighted.T @ scores[part]
+        products += weighted.T @ targets[part]
     return squares, products
 
 
-def _best_penalty(steps: Floats, scores: Floats, weights: Floats, spans: Floats, turned: Floats) -> float:
-    """The penalty with the least error on left-out prompts.
+def _best_penalties(
+    steps: Floats, targets: Floats, weights: Floats, spans: Floats, turned: Floats
+) -> tuple[Floats, Floats]:
+    """Of each target the penalty with the least error on left-out prompts, and what it predicts of them.
 
-    Of the differences between models where there are several, else of the score. Leaving one out has a closed
-    form for ridge regression (Allen 1974).
+    Returns (targets,) and (n, targets).
     """
-    errors = []
+    least = np.full(targets.shape[1], np.inf)
+    penalties, best = np.zeros(targets.shape[1]), np.zeros_like(targets)
+    squares = steps**2
     for penalty in _PENALTIES:
-        predicted = steps @ (turned / (spans + penalty)[:, None])
-        leverage = weights * (steps**2 @ (1.0 / (spans + penalty)))
-        missed = (scores - predicted) / (1.0 - np.minimum(leverage, 0.99))[:, None]
-        if scores.shape[1] > 1:
-            missed -= missed.mean(axis=1, keepdims=True)
-        errors.append(float(np.average((missed**2).mean(axis=1), weights=weights)))
-    return _PENALTIES[int(np.argmin(errors))]
+        shrunk = 1.0 / (spans + penalty)
+        leverage = np.minimum(weights * (squares @ shrunk), 0.99)[:, None]
+        left_out = (steps @ (turned * shrunk[:, None]) - leverage * targets) / (1.0 - leverage)
+        errors = np.average((targets - left_out) ** 2, axis=0, weights=weights)
+        better = errors < least
+        least[better], penalties[better] = errors[better], penalty
+        best[:, better] = left_out[:, better]
+    return penalties, best
+
+
+def _terms(level: Floats, deviations: Floats) -> Floats:
+    """(_TERMS, n, m) of the level (n, 1) and the deviations (n, m)."""
+    levels = np.broadcast_to(level, deviations.shape)
+    return np.stack([deviations, levels, levels**2, levels * deviations])
+
+
+def _bends(left_out: Floats, targets: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """What the left-out deviations miss of the true ones, as slopes (_TERMS, m) and starts (m,) on `_terms`.
+
+    Least squares, drawn to nothing by the positive-part rule of James and Stein (1961): as far as it explains
+    no more than as many random terms would. The starts are such that no mean changes.
+    """
+    terms, missed = _terms(left_out[:, :1], left_out[:, 1:]), targets[:, 1:] - left_out[:, 1:]
+    models = missed.shape[1]
+    slopes, starts = np.zeros((_TERMS, models)), np.zeros(models)
+    if models < 2 or weights.sum() < _BENT_FROM:
+        return slopes, starts
+    roots = np.sqrt(weights)[:, None]
+    for model in range(models):
+        own = terms[:, :, model].T
+        centre = np.average(own, axis=0, weights=weights)
+        gap = missed[:, model] - np.average(missed[:, model], weights=weights)
+        found = np.linalg.lstsq((own - centre) * roots, gap * roots[:, 0], rcond=1e-4)[0]
+        explained = (own - centre) @ found
+        noise = max(float(np.average((gap - explained) ** 2, weights=weights)), 1e-9)
+        ratio = float(weights @ explained**2) / noise
+        slopes[:, model] = found * max(0.0, 1.0 - _TERMS / ratio) if ratio > 0.0 else 0.0
+        starts[model] = -float(centre @ slopes[:, model])
+    return slopes, starts
 
 
 def _median_distance(points: NDArray[np.float32]) -> float:
