@@ -20,15 +20,23 @@ class Need:
     exclude: models that must not serve.
     capabilities: what the model must be declared to have, such as "tools".
     max_usd_per_1m: US dollars per million prompt tokens that the model may cost at most.
+    tokens: how many the prompt has, which a model's declared context must hold.
     """
 
     exclude: frozenset[str] = frozenset()
     capabilities: frozenset[str] = frozenset()
     max_usd_per_1m: float | None = None
+    tokens: int = 0
 
     def met_by(self, name: str, card: ModelCard) -> bool:
-        """Whether the model may serve. What its card does not declare, it is taken not to have."""
+        """Whether the model may serve.
+
+        What its card does not declare, it is taken not to have; a context that is not declared to be long
+        enough.
+        """
         if name in self.exclude or not self.capabilities <= set(card.capabilities or ()):
+            return False
+        if card.context_tokens is not None and card.context_tokens < self.tokens:
             return False
         if self.max_usd_per_1m is None:
             return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -26,7 +27,7 @@ from pydantic import ValidationError
 from semroute import catalog, vote
 from semroute import index as route_index
 from semroute.catalog import Need
-from semroute.config import Route, Rule, Weights
+from semroute.config import ModelCard, Route, Rule, Weights
 from semroute.decision import Candidate, Decision, PastOutcome, Reason, Vote
 from semroute.encoders import open_encoder, open_words
 from semroute.encoders.base import clip
@@ -42,7 +43,7 @@ from semroute.escalations import OPERATOR, Outcome, estimate, prompt_hash, trend
 from semroute.escalations.memory import Memory, encoder_name
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
-from semroute.text import Prompt, PromptError, is_blank, routed_text
+from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text
 from semroute.ulid import new_ulid, ulid_of
 from semroute.vote import NO_VOTE, Judge, Limits, head_view
 from semroute.wording import Reader
@@ -172,7 +173,7 @@ class Router:
         snapshot = self._snapshot
         request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
         verdict = fault or snapshot.verdict(prompt, request)
-        return self._decided(snapshot, verdict, request, started)
+        return self._decided(snapshot, verdict, snapshot.sized(prompt, request), started)
 
     def route_many(
         self,
@@ -197,7 +198,10 @@ class Router:
         prompts = list(prompts)
         request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
         verdicts = [fault] * len(prompts) if fault else snapshot.verdicts(prompts, request)
-        decisions = [self._decided(snapshot, verdict, request, started) for verdict in verdicts]
+        decisions = [
+            self._decided(snapshot, verdict, snapshot.sized(prompt, request), started)
+            for prompt, verdict in zip(prompts, verdicts, strict=True)
+        ]
         share = (time.perf_counter() - started) * 1_000.0 / max(len(prompts), 1)
         return [replace(decision, elapsed_ms=share) for decision in decisions]
 
@@ -233,20 +237,9 @@ class Router:
         why: str | None = None,
     ) -> str:
         """Store an outcome on a prompt that was not routed here, and return its id. Raises as `feedback`."""
-        found = self._snapshot.seen(prompt)
         origin = "feedback" if escalated_to is None else "escalation"
-        outcome = self._snapshot.outcome(
-            found,
-            model,
-            score,
-            id=new_ulid(),
-            by=by or OPERATOR,
-            origin=origin,
-            escalated_to=escalated_to,
-            why=why,
-        )
-        self.memory.add([outcome])
-        return outcome.id
+        said = {"origin": origin, "escalated_to": escalated_to, "why": why}
+        return self._stored(self.memory, self._snapshot.seen(prompt), model, score, by, **said)
 
     def import_outcomes(
         self, graded: Sequence[GradedPrompt], progress: Callable[[int, int], None] | None = None
@@ -276,9 +269,12 @@ class Router:
                 "decision", f"{identity!r} is not among the last {_REMEMBERED:,} of this router with a vector"
             )
         seen, route, model = known
-        outcome = self._snapshot.outcome(
-            seen, model, score, id=new_ulid(), by=by or OPERATOR, decision_id=identity, route=route, **said
-        )
+        return self._stored(memory, seen, model, score, by, decision_id=identity, route=route, **said)
+
+    def _stored(
+        self, memory: Memory, seen: _Seen, model: str, score: float, by: str | None, **said: Any
+    ) -> str:
+        outcome = self._snapshot.outcome(seen, model, score, id=new_ulid(), by=by or OPERATOR, **said)
         memory.add([outcome])
         return outcome.id
 
@@ -337,6 +333,8 @@ class _Snapshot:
             route.name: route.model_names for route in index.config.routes
         }
         self._models_of[None] = self._settings.default.model_names
+        contexts = (card.context_tokens for card in self._settings.models.values())
+        self._least_context = min((size for size in contexts if size is not None), default=math.inf)
         self._plans = {names: self._plan(names, _PLAIN) for names in set(self._models_of.values())}
         self._reader = Reader(self._texts, known_words(index.manifest.encoder.name))
         self._judge = Judge(index.fitted, self._names)
@@ -345,6 +343,13 @@ class _Snapshot:
             route.name: _own_limits(index, route, fitted)
             for route, fitted in zip(index.config.routes, index.fitted.route_min_confidence, strict=True)
         }
+
+    def sized(self, prompt: Prompt, request: _Request) -> _Request:
+        """`request` with the size of `prompt`, where that is more than some model can read."""
+        tokens = estimated_tokens(prompt)
+        if tokens <= self._least_context:
+            return request
+        return replace(request, need=replace(request.need, tokens=tokens))
 
     def verdict(self, prompt: Prompt, request: _Request) -> _Verdict:
         """What serves one prompt: by a rule where one decides, else by the vote of its neighbours."""
@@ -577,7 +582,7 @@ class _Snapshot:
 
     def _weighed(self, plan: _Plan, seen: _Seen, route: str | None, request: _Request) -> _Plan:
         memory, settings = self.memory, self._settings.escalations
-        if memory is None or settings is None:
+        if memory is None or settings is None or memory.is_empty():
             return plan
         prompt = estimate.Prompt(seen.vector, trend.features(seen.text), route)
         found = memory.estimates(prompt, plan.models)
@@ -617,7 +622,7 @@ class _Snapshot:
             moved = "The call rules out every model; the preferred one serves."
             allowed = self._in_order(ranked)
         elif allowed[0] != ranked[0]:
-            moved = f"The call rules out {ranked[0]!r}."
+            moved = f"The call rules out {ranked[0]!r}{_size(request.need, models[ranked[0]])}."
         else:
             moved = ""
         return _Plan(allowed, catalog.candidates(allowed, models), moved)
@@ -653,6 +658,13 @@ class _Recent:
         """What is remembered of a decision."""
         with self._lock:
             return self._known.get(identity)
+
+
+def _size(need: Need, card: ModelCard) -> str:
+    """That a prompt is too long, where it is."""
+    if card.context_tokens is None or need.tokens <= card.context_tokens:
+        return ""
+    return f": about {need.tokens:,} tokens, and it reads {card.context_tokens:,}"
 
 
 def _import_id(row: GradedPrompt, model: str, key: bytes) -> str:

@@ -368,6 +368,20 @@ def test_a_model_outside_route_and_default_serves_before_a_need_is_broken(router
     assert (decision.model, decision.reason) == ("eye", "constraint")
 
 
+def test_a_prompt_that_a_model_cannot_hold_goes_to_one_that_can(router_of):
+    models = {"small": {"context_tokens": 1_000}, "big": {"context_tokens": 100_000}}
+    router = router_of(settings={"models": models})
+    long = [
+        {"role": "system", "content": "be kind " * 600},
+        {"role": "user", "content": "where is my refund"},
+    ]
+    decision = router.route(long)
+    assert (decision.route, decision.model, decision.fallbacks) == ("billing", "big", ())
+    assert decision.reason == "constraint" and "1,204 tokens, and it reads 1,000" in decision.detail
+    short, again = router.route_many(["where is my refund", long])
+    assert (short.model, short.reason, again.model) == ("small", "match", "big")
+
+
 def test_weights_choose_among_the_models_of_the_route(router_of):
     models = {
         "cheap": {"quality": 0.6, "prompt_usd_per_1m": 0.2, "completion_usd_per_1m": 0.2, "ttft_ms": 900},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semroute.text import PromptError, is_blank, routed_text
+from semroute.text import PromptError, estimated_tokens, is_blank, routed_text
 
 
 def test_text_is_routed_as_it_is():
@@ -49,6 +49,18 @@ def test_text_parts_are_joined_and_other_parts_left_out():
 )
 def test_messages_without_user_text_are_empty(messages):
     assert routed_text(messages) == ""
+
+
+def test_the_size_of_a_prompt_is_a_quarter_of_the_characters_of_all_its_messages():
+    assert estimated_tokens("x" * 401) == 100
+    messages = [
+        {"role": "system", "content": "x" * 100},
+        {"role": "user", "content": [{"type": "text", "text": "x" * 99}, {"type": "image_url"}]},
+        {"role": "assistant", "content": None},
+        "stray",
+    ]
+    assert estimated_tokens(messages) == 49
+    assert estimated_tokens(None) == estimated_tokens(7) == 0
 
 
 @pytest.mark.parametrize("prompt", [None, 7, b"bytes", {"role": "user", "content": "x"}, ["text"], [None]])

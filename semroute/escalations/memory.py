@@ -88,12 +88,14 @@ class Memory:
         """How many outcomes count."""
         return len(self._known.estimator)
 
-    def estimates(self, prompt: Prompt, models: Sequence[str]) -> dict[str, Estimate]:
-        """What to expect of `models` on `prompt`; empty where nothing was ever stored."""
+    def is_empty(self) -> bool:
+        """Whether no outcome counts. From the first time this is asked the store is watched."""
         self._follow()
-        return (
-            self._known.estimator.estimate(prompt, models, time.time()) if len(self._known.estimator) else {}
-        )
+        return not len(self)
+
+    def estimates(self, prompt: Prompt, models: Sequence[str]) -> dict[str, Estimate]:
+        """What to expect of `models` on `prompt`."""
+        return self._known.estimator.estimate(prompt, models, time.time())
 
     def nearest(self, prompt: Prompt, model: str) -> tuple[PastOutcome, ...]:
         """The outcomes of `model` on the prompts most like this one."""
