@@ -12,12 +12,14 @@ from semroute.evaluate import Case, Evaluation, RouteResult, evaluate
 from semroute.report import costs as cost_report
 from semroute.report.costs import Costs, Moves, case_text
 from semroute.report.coverage import Curve, curve
-from semroute.report.layout import Points, Rows, between, evenly, positions
+from semroute.report.layout import between, evenly, positions
 from semroute.report.overlap import Overlap, Pair, in_order, overlap
 from semroute.report.savings import Logged, Savings, savings
 
 if TYPE_CHECKING:
     from semroute.decision import Decision
+    from semroute.encoders.base import Vectors
+    from semroute.report.layout import Points, Rows
     from semroute.router import Router
 
 _PLACED = 20_000  # utterances that get a place on the map
@@ -25,6 +27,7 @@ _UTTERANCES_SHOWN, _PROMPTS_SHOWN = 6_000, 3_000  # more dots would cover each o
 _PAIRS = 12
 _COMPARED = 40  # routes in the square: the labels of more cannot be read
 _NEAREST_ROUTES = 3
+_NOTICED = 0.005  # share of the vote below which a route is not near
 
 Progress = Callable[[int, int], None]
 
@@ -159,7 +162,7 @@ def gather(
     )
 
 
-def _map(router: Router, vectors: Points, judged: Sequence[tuple[Case, Decision]]) -> Map:
+def _map(router: Router, vectors: Vectors, judged: Sequence[tuple[Case, Decision]]) -> Map:
     index = router.index
     rows = evenly(len(vectors), _PLACED)
     places = positions(vectors[rows])
@@ -167,7 +170,7 @@ def _map(router: Router, vectors: Points, judged: Sequence[tuple[Case, Decision]
     dots = [
         Dot(*places[n].tolist(), int(index.routes[rows[n]]), index.entries[rows[n]].text) for n in shown
     ]
-    where = {(index.routes[row], index.entries[row].text): n for n, row in enumerate(rows)}
+    where = {(index.entries[row].route, index.entries[row].text): n for n, row in enumerate(rows.tolist())}
     codes = {name: place for place, name in enumerate(index.route_names)}
     asked = [judged[n] for n in evenly(len(judged), _PROMPTS_SHOWN)]
     prompts = [one for one in (_placed(*pair, places, where, codes) for pair in asked) if one is not None]
@@ -249,7 +252,7 @@ def _cards(
         own = float(shares[place]) if shares.sum() > 0.0 else None
         shares[place] = 0.0
         nearest = np.argsort(-shares, kind="stable")[:_NEAREST_ROUTES]
-        near = [(index.route_names[n], float(shares[n])) for n in nearest if shares[n] > 0.0]
+        near = [(index.route_names[n], float(shares[n])) for n in nearest if shares[n] >= _NOTICED]
         yield RouteCard(
             place=place,
             color=colors[place],
