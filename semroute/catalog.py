@@ -105,7 +105,7 @@ def safest_first(names: Sequence[str], evidence: Mapping[str, float], max_risk: 
 
 
 def blended_usd(card: ModelCard) -> float | None:
-    """US dollars per million tokens, three quarters of them prompt and one completion; None without a price."""
+    """US dollars per million tokens, three quarters of them prompt where both prices are known."""
     if card.prompt_usd_per_1m is None or card.completion_usd_per_1m is None:
         return card.prompt_usd_per_1m
     return 0.75 * card.prompt_usd_per_1m + 0.25 * card.completion_usd_per_1m

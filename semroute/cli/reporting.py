@@ -28,22 +28,27 @@ def write_report(
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("report.html"),
+    wrong: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write the wrong prompts there too, as CSV.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw routes, errors, confidence and cost on one HTML page that needs no network. It holds the prompts."""
+    """Draw routes, errors, confidence and cost on one HTML page that needs no network."""
     from semroute.evaluate import heldout_cases, read_cases
     from semroute.report import gather, render
+    from semroute.report.spreadsheet import wrong_csv
     from semroute.router import Router
 
     router = Router.load(index)
     labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
     with progress("Evaluating") as advance:
         report = gather(router, labelled, progress=advance)
-    page = render(report).encode()
-    try:
-        output.write_bytes(page)
-    except OSError as error:
-        refuse(f"{output}: {error.strerror or error}; name a place that can be written with --output.")
+    page = render(report).encode("utf-8", "replace")
+    _write(output, page)
+    if wrong is not None:
+        found = () if report.evaluation is None else report.evaluation.wrong
+        _write(wrong, wrong_csv(found).encode("utf-8", "replace"))
     if not labelled:
         say("There were no labelled prompts: add `heldout:` to the routes and build, or give --cases.")
     if as_json:
@@ -54,9 +59,17 @@ def write_report(
                 "bytes": len(page),
                 "index": report.index,
                 "cases": 0 if evaluation is None else evaluation.cases,
-                "accuracy": None if evaluation is None or evaluation.accuracy is None
+                "accuracy": None
+                if evaluation is None or evaluation.accuracy is None
                 else round(evaluation.accuracy, 6),
             }
         )
     else:
         print_line(f"{output}: {len(page) / 1e6:.1f} MB")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        refuse(f"{path}: {error.strerror or error}; name a place that can be written.")

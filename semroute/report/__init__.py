@@ -1,6 +1,6 @@
 """The report: what an index holds and how it routes, as one HTML page that needs no network.
 
-    Router, cases, log --gather--> Report --render--> HTML
+Router, cases, log --gather--> Report --render--> HTML
 """
 
 from semroute.report.gather import Report, gather

@@ -152,9 +152,7 @@ def case_text(case: Case) -> str:
         return ""
 
 
-def _expected(
-    changed: Sequence[tuple[Case, Decision]], before: str, after: str, model: str
-) -> float | None:
+def _expected(changed: Sequence[tuple[Case, Decision]], before: str, after: str, model: str) -> float | None:
     found = [
         candidate.quality
         for _, decision in changed

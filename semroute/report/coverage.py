@@ -52,7 +52,9 @@ def curve(judged: Sequence[tuple[Case, Decision]]) -> Curve | None:
     confidence = np.array(
         [d.confidence if d.scores else (-1.0 if d.route is None else np.inf) for _, d in judged]
     )
-    right = np.array([label is not None and label == route for label, route in zip(labels, best, strict=True)])
+    right = np.array(
+        [label is not None and label == route for label, route in zip(labels, best, strict=True)]
+    )
     scope = np.array([label is not None for label in labels])
     order = np.argsort(-confidence, kind="stable")
     order = order[confidence[order] >= 0.0]

@@ -168,12 +168,14 @@ def _map(router: Router, vectors: Vectors, judged: Sequence[tuple[Case, Decision
     places = positions(vectors[rows])
     shown = evenly(len(rows), _UTTERANCES_SHOWN)
     dots = [
-        Dot(*places[n].tolist(), int(index.routes[rows[n]]), index.entries[rows[n]].text) for n in shown
+        Dot(float(places[n, 0]), float(places[n, 1]), index.entries[row].route, index.entries[row].text)
+        for n, row in zip(shown.tolist(), rows[shown].tolist(), strict=True)
     ]
     where = {(index.entries[row].route, index.entries[row].text): n for n, row in enumerate(rows.tolist())}
     codes = {name: place for place, name in enumerate(index.route_names)}
     asked = [judged[n] for n in evenly(len(judged), _PROMPTS_SHOWN)]
-    prompts = [one for one in (_placed(*pair, places, where, codes) for pair in asked) if one is not None]
+    found = (_placed(case, decision, places, where, codes) for case, decision in asked)
+    prompts = [one for one in found if one is not None]
     return Map(tuple(dots), tuple(prompts), len(vectors), len(judged), len(asked) - len(prompts))
 
 
@@ -212,7 +214,7 @@ def _square(
 
 
 def _confusion(names: Sequence[str], evaluation: Evaluation) -> Rows:
-    """Cases by label (row) and by what served (column), shape (routes + 1, routes + 1); the last is the default."""
+    """Cases by label (row) and by what served (column); beside `names`, the last of both is the default."""
     codes = {name: place for place, name in enumerate(names)}
     counts = np.zeros((len(names) + 1, len(names) + 1), np.int64)
     results = {one.route: one for one in evaluation.routes}

@@ -89,8 +89,8 @@ def _embedded(vectors: Vectors) -> Points:
         random_state=0,
     )
     with threadpool_limits(1):  # sums over several threads come out in a different order each time
-        arranged: Points = arranger.fit_transform(_principal(centred, _COMPONENTS).astype(np.float32))
-    return arranged.astype(np.float64)
+        arranged = arranger.fit_transform(_principal(centred, _COMPONENTS).astype(np.float32))
+    return np.asarray(arranged, np.float64)
 
 
 def _principal(centred: Points, components: int) -> Points:
@@ -100,10 +100,12 @@ def _principal(centred: Points, components: int) -> Points:
     # An axis has no direction of its own; without one, the map would be mirrored at random.
     kept = kept * np.where(kept[np.abs(kept).argmax(axis=0), range(kept.shape[1])] < 0.0, -1.0, 1.0)
     projected = centred @ kept
-    return np.pad(projected, ((0, 0), (0, max(0, 2 - projected.shape[1]))))
+    padded: Points = np.pad(projected, ((0, 0), (0, max(0, 2 - projected.shape[1]))))
+    return padded
 
 
 def _scaled(places: Points) -> Points:
     middle = (places.max(axis=0) + places.min(axis=0)) / 2.0
     reach = np.abs(places - middle).max(axis=0)
-    return (places - middle) / np.where(reach > 0.0, reach, 1.0)
+    scaled: Points = (places - middle) / np.where(reach > 0.0, reach, 1.0)
+    return scaled

@@ -87,10 +87,10 @@ class _Nearest:
                 self._best[key] = (cosine, *((row, other) if own < its else (other, row)))
 
     def most(self, shares: Matrix, most: int) -> tuple[Pair, ...]:
-        found = [
-            Pair(first, second, float(shares[first, second] + shares[second, first]) / 2.0, rows, cosine)
-            for (first, second), (cosine, *rows) in self._best.items()  # type: ignore[misc]
-        ]
+        found = []
+        for (first, second), (cosine, row, other) in self._best.items():
+            share = float(shares[first, second] + shares[second, first]) / 2.0
+            found.append(Pair(first, second, share, (row, other), cosine))
         found.sort(key=lambda pair: (-pair.share, pair.first, pair.second))
         return tuple(found[:most])
 

@@ -39,26 +39,30 @@ def render(report: Report) -> str:
     """The page of a report. The same report gives the same page."""
     scripts = [_asset("echarts.min.js"), _asset("page.js")]
     style = _asset("page.css")
-    return _environment().get_template("page.html").render(
-        policy=_policy(scripts, style),
-        scripts=scripts,
-        style=style,
-        data=_json_block(_chart_data(report)),
-        version=__version__,
-        report=report,
-        found=report.evaluation,
-        saved=_saved_share(report),
-        wrong=_wrong_first(report.evaluation),
-        wrong_open=_WRONG_OPEN,
-        cards=_worst_first(report.routes),
-        cards_open=_CARDS_OPEN,
-        curve_rows=_spread(report.curve.points) if report.curve else (),
-        utterances=sum(card.utterances for card in report.routes),
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            policy=_policy(scripts, style),
+            scripts=scripts,
+            style=style,
+            data=_json_block(_chart_data(report)),
+            version=__version__,
+            report=report,
+            found=report.evaluation,
+            saved=_saved_share(report),
+            wrong=_wrong_first(report.evaluation),
+            wrong_open=_WRONG_OPEN,
+            cards=_worst_first(report.routes),
+            cards_open=_CARDS_OPEN,
+            curve_rows=_spread(report.curve.points) if report.curve else (),
+            utterances=sum(card.utterances for card in report.routes),
+        )
     )
 
 
 def shown(text: str, most: int = _LONGEST_TEXT) -> str:
-    """`text` as one line of at most `most` characters, without what is no text: control characters and the like."""
+    """`text` as one line of at most `most` characters, without control characters and half surrogates."""
     line = " ".join(_DIRECTION.sub("", text).split())
     plain = "".join(c if unicodedata.category(c) not in {"Cc", "Cs"} else "\ufffd" for c in line[: most + 1])
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"

@@ -18,23 +18,31 @@ _MOST_PERIODS = 120  # days that are shown one by one; more become weeks
 
 
 class Logged(Protocol):
-    """What is read of a logged decision; `semroute.decisionlog.LoggedDecision` is one.
-
-    time: seconds since 1970. usd: what the call cost. score: how good the answer was, in [0, 1].
-    """
+    """What is read of a decision in a log."""
 
     @property
-    def time(self) -> float: ...
+    def time(self) -> float:
+        """Seconds since 1970."""
+
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Name of the model that answered."""
+
     @property
-    def prompt_tokens(self) -> int | None: ...
+    def prompt_tokens(self) -> int | None:
+        """Tokens sent; None if unknown."""
+
     @property
-    def completion_tokens(self) -> int | None: ...
+    def completion_tokens(self) -> int | None:
+        """Tokens received; None if unknown."""
+
     @property
-    def usd(self) -> float | None: ...
+    def usd(self) -> float | None:
+        """US dollars that the call cost; None if unknown."""
+
     @property
-    def score(self) -> float | None: ...
+    def score(self) -> float | None:
+        """How good the answer was, in [0, 1]; None if nobody said."""
 
 
 class Period(NamedTuple):
@@ -47,9 +55,10 @@ class Period(NamedTuple):
 
 
 class Savings(NamedTuple):
-    """spent and baseline: US dollars over all periods; baseline is what `model` alone would have cost for
-    the same tokens. counted of `decisions` are behind them; the others have no known cost.
+    """What a log says was spent, and what the default model alone would have cost.
 
+    spent, baseline: US dollars over all periods; baseline is what `model` had cost for the same tokens.
+    counted: how many of `decisions` are behind them; the others have no known cost.
     days: length of a period. score: mean score of the `scored` decisions that have one; None without.
     """
 

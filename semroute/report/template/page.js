@@ -97,6 +97,8 @@
         const route = utterances.route[n], other = picked !== null && route !== picked;
         return { value: [x, utterances.y[n], n], itemStyle: { color: other ? color("ghost") : hue(route), opacity: other ? 0.16 : many ? 0.6 : 0.75 } };
       });
+      // The chosen route on top of the others.
+      dots.sort((a, b) => a.itemStyle.opacity - b.itemStyle.opacity);
       const rings = [];
       if (withPrompts.checked) {
         prompts.x.forEach((x, n) => {
@@ -108,7 +110,7 @@
           rings.push({
             value: [x, prompts.y[n], n],
             symbol: wrong ? CROSS : label < 0 ? "triangle" : "circle",
-            symbolSize: (wrong ? 11 : 8) * (many ? 0.85 : 1),
+            symbolSize: (wrong ? 11 : 8) * (many ? 0.85 : 1) * (many && narrow ? 0.7 : 1),
             itemStyle: wrong ? { color: color("bad"), borderColor: color("surface"), borderWidth: 1 } : { color: color("surface"), borderColor: own, borderWidth: 1.8 },
           });
         });
@@ -132,11 +134,11 @@
           return [prompts.text[n], wrong ? [`expected ${nameOf(prompts.label[n])}, got ${nameOf(prompts.found[n])}`, "bad"] : [`${nameOf(prompts.label[n])}, as the label says`, "quiet"], [`confidence ${prompts.confidence[n].toFixed(2)}`, "quiet"]];
         }),
         series: [
-          { id: "dots", type: "scatter", data: dots, symbolSize: many ? 5 : 7, emphasis: { scale: 1.8 }, animation: false },
+          { id: "dots", type: "scatter", data: dots, symbolSize: (many ? 5 : 7) * (many && narrow ? 0.6 : 1), emphasis: { scale: 1.8 }, animation: false },
           { id: "rings", type: "scatter", data: rings, emphasis: { scale: 1.6 }, animation: false },
           {
             id: "names", type: "scatter", data: labels, symbolSize: 0, silent: true, z: 9, animation: false,
-            label: { show: true, color: color("ink"), fontSize: narrow || labels.length > 40 ? 11 : 13, fontWeight: 600, textBorderColor: color("surface"), textBorderWidth: 3 },
+            label: { show: true, color: color("ink"), fontSize: labels.length > 40 ? (narrow ? 10 : 11) : narrow ? 12 : 13, fontWeight: 600, textBorderColor: color("surface"), textBorderWidth: 3 },
             labelLayout: { hideOverlap: true },
           },
         ],
@@ -239,10 +241,10 @@
     const filled = data.bins.filter((bin) => bin[2]);
     const most = Math.max(...data.bins.map((bin) => bin[2]));
     draw("reliability-chart", (width) => ({
-      grid: [{ top: 12, bottom: 104 }, { height: 40, bottom: 44 }].map((one) => ({ left: 64, right: 16, outerBoundsMode: "none", ...one })),
+      grid: [{ top: 12, bottom: 104 }, { height: 40, bottom: 44 }].map((one) => ({ left: 64, right: 22, outerBoundsMode: "none", ...one })),
       xAxis: [
         shareAxis("", { axisLabel: { show: false } }),
-        shareAxis("said (confidence)", { gridIndex: 1, splitLine: { show: false } }),
+        shareAxis("said (confidence)", { gridIndex: 1, containShape: false, splitLine: { show: false } }),
       ],
       yAxis: [
         shareAxis("right", { nameGap: 46 }),
@@ -265,11 +267,11 @@
     const curve = data.curve;
     if (!curve || !curve.points.length) return;
     const lowest = Math.min(...curve.points.map((point) => point[2]), ...(curve.chosen ? [curve.chosen[1]] : []));
-    const floor = Math.max(0, Math.floor(lowest * 10 - 0.2) / 10);
+    const floor = Math.max(0, Math.floor(lowest * 10 - 0.2) / 10), even = floor < 0.55 ? Math.floor(floor * 5) / 5 : floor;
     draw("curve-chart", () => ({
       grid: { left: 64, right: 20, top: 16, bottom: 44, outerBoundsMode: "none" },
       xAxis: shareAxis("coverage"),
-      yAxis: shareAxis("precision", { min: floor, nameGap: 46 }),
+      yAxis: shareAxis("precision", { min: even, interval: floor < 0.55 ? 0.2 : floor < 0.85 ? 0.1 : 0.02, nameGap: 46 }),
       tooltip: { ...tooltip((at) => {
         const [coverage, precision, bound] = (Array.isArray(at) ? at[0] : at).data.value;
         return [[`min_confidence ${bound.toFixed(3)}`, "strong"], `coverage ${percent(coverage, 1)}`, `precision ${percent(precision, 1)}`];
