@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Points = NDArray[np.float64]
     Rows = NDArray[np.int64]
 
-FITTED = 1_500
+FITTED = 1_000
 """More would take t-SNE too long: its time grows with the points, and this many show every cluster."""
 
 _FEWEST = 12  # points below which t-SNE has nothing to arrange
