@@ -178,6 +178,8 @@
       const longest = Math.max(...shown().map((route) => nameOf(route).length));
       return Math.round(Math.min(longest * (shown().length > 24 ? 5.8 : 6.8) + 20, width * (width < 560 ? 0.32 : 0.2), 200));
     };
+    // Names that would stand on each other are left out below: they are those of the rows, in the same order.
+    const below = (width) => ((width - margin(width)) / shown().length < 11 ? 8 : margin(width));
     const options = (width) => {
       const ids = shown(), count = ids.length, narrow = width < 560;
       const table = square[showing];
@@ -197,8 +199,8 @@
       const names = ids.map((route) => nameOf(route));
       const label = { color: color("soft"), interval: 0, width: side - 12, overflow: "truncate", fontSize: count > 24 ? 10 : 12, margin: 6 };
       return {
-        grid: { left: side, right: 12, top: 6, bottom: side },
-        xAxis: axis({ type: "category", data: names, splitLine: { show: false }, axisLabel: { ...label, rotate: 90 }, axisLine: { show: false } }),
+        grid: { left: side, right: 12, top: 6, bottom: below(width), outerBoundsMode: "none" },
+        xAxis: axis({ type: "category", data: names, splitLine: { show: false }, axisLabel: { ...label, rotate: 90, show: below(width) > 8 }, axisLine: { show: false } }),
         yAxis: axis({ type: "category", data: names, inverse: true, splitLine: { show: false }, axisLabel: label, axisLine: { show: false } }),
         visualMap: { show: false, min: 0, max: 1, dimension: 2, inRange: { color: [color("heat-low"), color("heat-mid"), color("heat-high")] } },
         tooltip: tooltip(({ data: one }) => {
@@ -218,7 +220,7 @@
     const fit = () => {
       const rows = shown().length, width = place.clientWidth;
       const row = width < 560 ? Math.max(14, Math.min(34, (width - margin(width)) / rows)) : Math.min(40, Math.max(15, 560 / rows));
-      place.style.height = Math.round(margin(width) + 12 + rows * row) + "px";
+      place.style.height = Math.round(below(width) + 12 + rows * row) + "px";
     };
     fit();
     new ResizeObserver(fit).observe(place.parentElement);
@@ -271,7 +273,7 @@
     draw("curve-chart", () => ({
       grid: { left: 64, right: 20, top: 16, bottom: 44, outerBoundsMode: "none" },
       xAxis: shareAxis("coverage"),
-      yAxis: shareAxis("precision", { min: even, interval: floor < 0.55 ? 0.2 : floor < 0.85 ? 0.1 : 0.02, nameGap: 46 }),
+      yAxis: shareAxis("precision", { min: even, interval: floor < 0.55 ? 0.2 : floor < 0.75 ? 0.1 : floor < 0.85 ? 0.05 : 0.02, nameGap: 46 }),
       tooltip: { ...tooltip((at) => {
         const [coverage, precision, bound] = (Array.isArray(at) ? at[0] : at).data.value;
         return [[`min_confidence ${bound.toFixed(3)}`, "strong"], `coverage ${percent(coverage, 1)}`, `precision ${percent(precision, 1)}`];
