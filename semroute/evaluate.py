@@ -185,11 +185,14 @@ class Evaluation:
 
 
 def evaluate(
-    router: Router, cases: Sequence[Case], progress: Callable[[int, int], None] | None = None
+    router: Router,
+    cases: Sequence[Case],
+    progress: Callable[[int, int], None] | None = None,
+    each: Callable[[Case, Decision], None] | None = None,
 ) -> Evaluation:
     """Route `cases` in batches and hold every decision against its label.
 
-    progress: called after each batch with (cases done, cases).
+    progress: called after each batch with (cases done, cases). each: called with every case and its decision.
 
     Raises ConfigError, naming each such case, when labels are no routes of the router's index.
     """
@@ -203,6 +206,8 @@ def evaluate(
         batch = cases[start : start + _BATCH]
         for case, decision in zip(batch, router.route_many([case.prompt for case in batch]), strict=True):
             tally.add(case, decision)
+            if each is not None:
+                each(case, decision)
         if progress is not None:
             progress(start + len(batch), len(cases))
     return tally.evaluation(fingerprint)

@@ -250,6 +250,15 @@ class Router:
         """
         return self._snapshot.import_outcomes(graded, progress)
 
+    def expected(
+        self, prompts: Sequence[str], routes: Sequence[str | None]
+    ) -> list[dict[str, estimate.Estimate]]:
+        """What outcomes say of every model on each of `prompts`, served by that one of `routes`.
+
+        Empty where nothing was ever stored. Raises StoreUnavailable or EncoderError.
+        """
+        return self._snapshot.expected(prompts, routes)
+
     @property
     def memory(self) -> Memory:
         """The outcomes this router knows. Raises StoreUnavailable when its settings name no store."""
@@ -525,6 +534,19 @@ class _Snapshot:
         vectors = self.encoder.encode([self._reader.readings(prompt)[0]], kind="query")
         route_index.check_array(vectors, self.index.manifest.encoder.dim)
         return _Seen(prompt, vectors[0])
+
+    def expected(
+        self, prompts: Sequence[str], routes: Sequence[str | None]
+    ) -> list[dict[str, estimate.Estimate]]:
+        """See `Router.expected`."""
+        memory, models, found = self.remembering(), tuple(self._settings.models), []
+        for start in range(0, len(prompts), _BATCH):
+            batch = prompts[start : start + _BATCH]
+            vectors = self.encoder.encode([self._reader.readings(one)[0] for one in batch], kind="query")
+            route_index.check_array(vectors, self.index.manifest.encoder.dim)
+            for text, vector, route in zip(batch, vectors, routes[start : start + _BATCH], strict=True):
+                found.append(memory.estimates(estimate.Prompt(vector, trend.features(text), route), models))
+        return found
 
     def outcome(self, seen: _Seen, model: str, score: float, *, id: str, **said: Any) -> Outcome:  # noqa: A002
         """An outcome on `seen`. Raises OutcomeRefused or StoreError."""

@@ -27,6 +27,7 @@ ALLOWED = {
     "cli": {
         "escalations",
         "lint",
+        "report",
         "__init__",
         "build",
         "config",
@@ -53,6 +54,18 @@ ALLOWED = {
     "index": {"artifact", "calibrate", "config", "encoders", "errors", "freshness", "vote"},
     "jsonl": {"errors"},
     "lint": {"config", "decision", "encoders", "errors", "index", "router", "sources", "vote", "yaml"},
+    "report": {
+        "__init__",
+        "catalog",
+        "config",
+        "decision",
+        "encoders",
+        "evaluate",
+        "index",
+        "router",
+        "text",
+        "vote",
+    },
     "router": {
         "catalog",
         "config",

@@ -1,0 +1,75 @@
+"""`semroute report`: the routing as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semroute.cli.output import IndexOption, JsonOption, print_json, print_line, progress, refuse, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    app.command("report")(write_report)
+
+
+def write_report(
+    index: IndexOption = Path("index"),
+    cases: Annotated[
+        str | None,
+        typer.Option(
+            "--cases",
+            metavar="FILE.jsonl|-",
+            help='Labelled prompts, {"prompt": ..., "route": name or null} a line; '
+            "without it, the heldout lists in the index.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("report.html"),
+    wrong: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write the wrong prompts there too, as CSV.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw routes, errors, confidence and cost on one HTML page that needs no network."""
+    from semroute.evaluate import heldout_cases, read_cases
+    from semroute.report import gather, render
+    from semroute.report.spreadsheet import wrong_csv
+    from semroute.router import Router
+
+    router = Router.load(index)
+    labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
+    with progress("Evaluating") as advance:
+        report = gather(router, labelled, progress=advance)
+    page = render(report).encode("utf-8", "replace")
+    _write(output, page)
+    if wrong is not None:
+        found = () if report.evaluation is None else report.evaluation.wrong
+        _write(wrong, wrong_csv(found).encode("utf-8", "replace"))
+    if not labelled:
+        say("There were no labelled prompts: add `heldout:` to the routes and build, or give --cases.")
+    if as_json:
+        evaluation = report.evaluation
+        print_json(
+            {
+                "path": str(output),
+                "bytes": len(page),
+                "index": report.index,
+                "cases": 0 if evaluation is None else evaluation.cases,
+                "accuracy": None
+                if evaluation is None or evaluation.accuracy is None
+                else round(evaluation.accuracy, 6),
+            }
+        )
+    else:
+        print_line(f"{output}: {len(page) / 1e6:.1f} MB")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        refuse(f"{path}: {error.strerror or error}; name a place that can be written.")

@@ -1,0 +1,43 @@
+"""The cases as CSV, for a spreadsheet: what was asked, what was expected, what was decided."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from semroute.report.costs import case_text
+
+if TYPE_CHECKING:
+    from semroute.evaluate import Wrong
+
+_HEAD = ("file", "line", "prompt", "expected", "found", "reason", "confidence", "nearest", "similarity")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def wrong_csv(wrong: Iterable[Wrong]) -> str:
+    """The wrong prompts, one a row below a row of names. An empty route is the default."""
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\r\n").writerow
+    write(_HEAD)
+    for one in wrong:
+        nearest = one.neighbors[0] if one.neighbors else None
+        texts = (
+            one.case.file,
+            str(one.case.line),
+            case_text(one.case),
+            one.case.route or "",
+            one.found or "",
+            one.reason,
+            f"{one.confidence:.4f}",
+            nearest.utterance if nearest else "",
+        )
+        # A cosine may be negative, and a number is no formula.
+        write([*map(cell, texts), f"{nearest.similarity:.4f}" if nearest else ""])
+    return out.getvalue()
+
+
+def cell(text: str) -> str:
+    """`text` as a cell that is no formula: what begins like one gets a quote before it."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
