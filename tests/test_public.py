@@ -16,7 +16,7 @@ PACKAGE = Path(semroute.__file__).parent
 
 # Who may import whom inside the package; `errors` and `text` import nothing of ours.
 ALLOWED = {
-    "__init__": {"_default", "decision", "encoders", "errors", "router"},
+    "__init__": {"_default", "decision", "encoders", "errors", "router", "telemetry"},
     "_default": {"decision", "router", "text"},
     "artifact": {"errors"},
     "__main__": {"cli"},
@@ -31,6 +31,7 @@ ALLOWED = {
         "build",
         "config",
         "decision",
+        "decisionlog",
         "doctor",
         "errors",
         "evaluate",
@@ -45,6 +46,16 @@ ALLOWED = {
     "config": {"errors", "shapes", "sources", "yaml"},
     "databases": {"errors"},
     "decision": set(),
+    "decisionlog": {
+        "catalog",
+        "config",
+        "databases",
+        "decision",
+        "errors",
+        "escalations",
+        "telemetry",
+        "ulid",
+    },
     "doctor": {"build", "config", "encoders", "errors", "router"},
     "encoders": {"errors"},
     "errors": set(),
@@ -58,11 +69,13 @@ ALLOWED = {
         "catalog",
         "config",
         "decision",
+        "decisionlog",
         "encoders",
         "errors",
         "escalations",
         "index",
         "rules",
+        "telemetry",
         "text",
         "ulid",
         "vote",
@@ -73,6 +86,7 @@ ALLOWED = {
     "sources": {"errors", "yaml"},
     "starter": {"errors"},
     "summary": {"evaluate", "text"},
+    "telemetry": {"decision", "errors"},
     "testing": {"encoders", "errors"},
     "text": set(),
     "ulid": set(),
@@ -154,6 +168,7 @@ def test_what_is_exported():
         "EncoderError",
         "EncoderUnavailable",
         "EncodingFailed",
+        "Listener",
         "Neighbor",
         "OutcomeInvalid",
         "PastOutcome",
@@ -187,7 +202,15 @@ def test_every_error_is_a_semroute_error():
 
 @pytest.mark.parametrize(
     "module",
-    ["semroute", "semroute.encoders", "semroute.encoders.base", "semroute.errors", "semroute.escalations"],
+    [
+        "semroute",
+        "semroute.encoders",
+        "semroute.encoders.base",
+        "semroute.errors",
+        "semroute.escalations",
+        "semroute.telemetry",
+        "semroute.decisionlog",
+    ],
 )
 def test_importing_loads_nothing_heavy(module):
     code = f"import {module}, sys, json; print(json.dumps(list(sys.modules)))"

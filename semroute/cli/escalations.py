@@ -180,7 +180,7 @@ def forget_outcomes(
 def _remembering(index: Path) -> Router:
     from semroute.router import Router
 
-    router = Router.load(index)
+    router = Router.load(index, log=False)
     router.memory.key()  # opens the store, or says why not
     return router
 
