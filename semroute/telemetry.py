@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("semroute")
 
-MAX_WAITING = 10_000  # events for one listener
+MAX_WAITING = 50_000  # events for one listener
 MAX_WAITING_CHARS = 20_000_000  # of their prompts
+_BATCH = 2_000  # events that are told before a flush
 GATHER_S = 0.25  # events are told together, so that the thread does not wake for each
 RETRY_S = 5.0  # between two tries to flush
 CLOSE_S = 5.0  # that closing waits for a listener
@@ -196,6 +197,8 @@ class Feed:
             else:
                 self._waiting.append(event)
                 self._chars += chars
+        if len(self._waiting) >= _BATCH:
+            self._hurried.set()
         if full and self._dropped == 1:
             _log.error("%s is too slow: events for it are dropped from now on.", self._name)
         if not self._has_news.is_set():
@@ -253,7 +256,8 @@ class Feed:
         trouble = _Trouble(self._name)
         while not (self._is_closing.is_set() and not self._waiting):
             self._has_news.wait()
-            self._hurried.wait(GATHER_S)
+            if not self._is_closing.is_set():
+                self._hurried.wait(GATHER_S)
             self._has_news.clear()
             self._hurried.clear()
             self._tell(trouble)
@@ -261,11 +265,15 @@ class Feed:
             trouble.free(self._batching.close)
 
     def _tell(self, trouble: _Trouble) -> None:
-        """Everything that waits, then flush."""
+        """A batch of what waits, then flush."""
         asked: list[threading.Event] = []
         with self._lock:
-            batch, self._waiting, self._chars = self._waiting, deque(), 0
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            self._chars -= sum(map(_chars, batch))
             self._is_busy = True
+            if self._waiting:
+                self._has_news.set()
+                self._hurried.set()
         for event in batch:
             match event:
                 case threading.Event():
@@ -328,7 +336,7 @@ def _close_with_process() -> None:
 atexit.register(close_all)
 
 
-def _chars(event: Event) -> int:
+def _chars(event: Event | threading.Event) -> int:
     return len(event.text) if isinstance(event, Decided) and event.text is not None else 0
 
 

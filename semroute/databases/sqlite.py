@@ -13,6 +13,7 @@ import secrets
 import sqlite3
 import threading
 import time as clock
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,6 +50,25 @@ _CURES: dict[int, tuple[type[StoreError], str]] = {
 }
 
 
+_open_files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
+
+
+def _abandon_connections() -> None:
+    """In a forked child: never end the connections of the parent, not even with the process.
+
+    One that was in a transaction at the fork would roll it back into the file, where the parent has long gone on.
+    """
+    import ctypes
+
+    for file in list(_open_files):
+        if file.connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(file.connection))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_connections)
+
+
 class SqliteFile:
     """A connection to the file `path`, made where there is none. Safe to use from several threads.
 
@@ -75,6 +95,7 @@ class SqliteFile:
                 connection.close()
                 raise
         self.connection = connection
+        _open_files.add(self)
 
     def close(self) -> None:
         """Give the file back. A transaction in progress is finished first."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from semroute.decisionlog import DecisionLog, Entry, open_log
 from semroute.decisionlog.record import entry_of
+from semroute.errors import StoreError
 from semroute.telemetry import Decided, Event, Judged, Served
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ class LogWriter:
                 entry_of(event, log.key, keep_text=self._settings.keep_text, keep_vectors=self._keep_vectors)
             )
         self._events.clear()
-        log.write(self._entries)  # the same entries again after an error: each is stored once
+        try:
+            log.write(self._entries)  # the same entries again after an error: each is stored once
+        except StoreError:
+            self.close()  # a file may have been replaced: the next try opens what is there then
+            raise
         self._entries.clear()
         self._prune(log)
 
