@@ -285,12 +285,14 @@ def _estimated_lines(found: Savings) -> Iterator[str]:
     else:
         share = "" if about.saved_share is None else f", {about.saved_share:.1%}"
         kept, word = (about.saved_usd, "saved") if about.saved_usd >= 0 else (-about.saved_usd, "more spent")
+        baseline, spent = _usd(about.baseline_usd), _usd(about.spent_usd)
         yield (
-            f"  {_usd(about.baseline_usd)} for {_count(about.decisions)}, for which {_usd(about.spent_usd)} was"
-            f" spent: {_usd(kept)} {word}{share}"
+            f"  {baseline} for {_count(about.decisions)}, for which {spent} was spent:"
+            f" {_usd(kept)} {word}{share}"
         )
     if about.without_baseline:
-        yield f"  not in it: {_count(about.without_baseline)} of known cost, without an answer or a price of {about.default}"
+        missing = f"without an answer, or a price of {about.default}"
+        yield f"  not in it: {_count(about.without_baseline)} of known cost, {missing}"
 
 
 def _quality_lines(found: Savings) -> Iterator[str]:

@@ -56,7 +56,7 @@ _open_files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
 def _abandon_connections() -> None:
     """In a forked child: never end the connections of the parent, not even with the process.
 
-    One that was in a transaction at the fork would roll it back into the file, where the parent has long gone on.
+    One that was in a transaction at the fork would roll it back into the file, after the parent went on.
     """
     import ctypes
 
