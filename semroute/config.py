@@ -22,6 +22,7 @@ from semroute.errors import ConfigError, Problem
 from semroute.shapes import (
     DefaultSettings,
     EscalationSettings,
+    LogSettings,
     ModelCard,
     Route,
     RouteList,
@@ -48,6 +49,7 @@ __all__ = [
     "Config",
     "DefaultSettings",
     "EscalationSettings",
+    "LogSettings",
     "ModelCard",
     "Place",
     "Route",
@@ -83,8 +85,11 @@ class Config:
 
     def canonical(self) -> dict[str, Any]:
         """Everything that defines the behaviour, as plain JSON types with the defaults filled in."""
+        settings = self.settings.model_dump(mode="json")
+        if settings["log"] is None:
+            del settings["log"]  # an index that was built before there was this key keeps its fingerprint
         return {
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": settings,
             "routes": [route.model_dump(mode="json") for route in self.routes],
         }
 
@@ -162,11 +167,16 @@ def _place_of(problem: Problem) -> Place:
 
 
 def _settings_warnings(settings: Settings, sources: Sources) -> Iterator[Problem]:
-    if settings.escalations is None or sources.settings is None:
+    if sources.settings is None:
         return
-    if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", settings.escalations.store or ""):
-        message = "this password becomes part of index/; leave it to PGPASSWORD or ~/.pgpass"
-        yield sources.settings.problem(message, "escalations", "store")
+    for key, section in (("escalations", settings.escalations), ("log", settings.log)):
+        store = None if section is None else section.store
+        if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", store or ""):
+            message = "this password becomes part of index/; leave it to PGPASSWORD or ~/.pgpass"
+            yield sources.settings.problem(message, key, "store")
+    if settings.log is not None and settings.log.keep_text and settings.log.max_age_days is None:
+        message = "prompts are kept for ever; give max_age_days, such as 30"
+        yield sources.settings.problem(message, "log", "keep_text")
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
@@ -301,6 +311,7 @@ _SECTIONS: dict[str, type[Shape]] = {
     "default": DefaultSettings,
     "vote": VoteSettings,
     "escalations": EscalationSettings,
+    "log": LogSettings,
     "select": Weights,
 }
 

@@ -117,7 +117,7 @@ def _serving(index: Path) -> Iterator[Finding]:
 
     try:
         started = time.perf_counter()
-        router = Router.load(index)
+        router = Router.load(index, log=False)
         seconds = time.perf_counter() - started
     except ArtifactMissing as error:
         yield Finding("index", "note", str(error))

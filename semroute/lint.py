@@ -490,7 +490,7 @@ def _outlier(texts: _Texts, seen: _Comparison, row: int, usual: float) -> Findin
 def _about_heldout(texts: _Texts, index: RouteIndex, encoder: Encoder) -> Iterator[Finding]:
     """Heldout prompts that go astray, that are too easy, or that contradict an utterance."""
     heldout = list(texts.heldout())
-    decisions = Router(index, encoder).route_many([text for _, text, _ in heldout])
+    decisions = Router(index, encoder, log=False).route_many([text for _, text, _ in heldout])
     cut = same_cut(index.reconstruct(), index.routes)
     easy: dict[str, list[Example]] = {}
     contrary: dict[tuple[str | None, str], list[Example]] = {}

@@ -15,6 +15,7 @@ import os
 import threading
 import time
 import traceback
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from semroute.encoders.bundled import known_words
 from semroute.errors import (
     ArtifactMismatch,
     EncodingFailed,
+    OutcomeInvalid,
     SemrouteError,
     StoreUnavailable,
     UnknownDecision,
@@ -43,12 +45,14 @@ from semroute.escalations import OPERATOR, Outcome, estimate, prompt_hash, trend
 from semroute.escalations.memory import Memory, encoder_name
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
+from semroute.telemetry import CLOSE_S, Decided, Event, Feed, Judged, Listener, Served
 from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text
 from semroute.ulid import new_ulid, ulid_of
 from semroute.vote import NO_VOTE, Judge, Limits, head_view
 from semroute.wording import Reader
 
 if TYPE_CHECKING:
+    from semroute.decisionlog import Remembered
     from semroute.encoders.base import Encoder, Vectors
     from semroute.escalations.importing import GradedPrompt
 
@@ -87,10 +91,23 @@ class _Verdict(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What outcomes are compared by: the text as it was routed and its vector."""
+    """What outcomes are compared by: the text as it was routed and its vector.
+
+    features, hashed: what is made of the text elsewhere, where another process has seen it and kept no text.
+    """
 
     text: str
     vector: Vectors
+    features: Vectors | None = None
+    hashed: bytes | None = None
+
+
+class _About(NamedTuple):
+    """What feedback needs to know of a decision; `model` is who answered. No evidence without `seen`."""
+
+    seen: _Seen | None
+    route: str | None
+    model: str
 
 
 class _Plan(NamedTuple):
@@ -120,8 +137,19 @@ class Router:
     step, and decisions under way finish with the one they began with.
     """
 
-    def __init__(self, index: RouteIndex, encoder: Encoder, *, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        index: RouteIndex,
+        encoder: Encoder,
+        *,
+        folder: Path | None = None,
+        listeners: Iterable[Listener] = (),
+        log: bool = True,
+    ) -> None:
         """Make a router over `index`; `folder` is where `reload` looks for the next one.
+
+        listeners: are told of every decision, see `telemetry.Listener`.
+        log: whether to write the decision log that the settings name. False to measure or to try.
 
         Raises ArtifactMismatch when `encoder` is not the one that made the vectors.
         """
@@ -129,16 +157,29 @@ class Router:
         self._snapshot = _Snapshot(index, encoder, _words_for(index), self._memory_for(index))
         self._reloading = threading.Lock()
         self._recent = _Recent()
+        self._logs = log
+        self._log = self._log_for(index)
+        self._feeds: tuple[Feed, ...] = () if self._log is None else (self._log,)
+        for listener in listeners:
+            self.listen(listener)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, encoder: Encoder | None = None) -> Router:
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        encoder: Encoder | None = None,
+        listeners: Iterable[Listener] = (),
+        log: bool = True,
+    ) -> Router:
         """Load the index in `folder`, verified, and open its encoder (or take the one given).
 
-        Raises ArtifactError or EncoderError.
+        listeners, log: as for `Router`. Raises ArtifactError or EncoderError.
         """
         place = Path(folder)
         index = route_index.load(place)
-        return cls(index, encoder or _encoder_for(index, place), folder=place)
+        encoder = encoder or _encoder_for(index, place)
+        return cls(index, encoder, folder=place, listeners=listeners, log=log)
 
     def __repr__(self) -> str:
         counts = self.index.manifest.counts
@@ -173,7 +214,9 @@ class Router:
         snapshot = self._snapshot
         request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
         verdict = fault or snapshot.verdict(prompt, request)
-        return self._decided(snapshot, verdict, snapshot.sized(prompt, request), started)
+        decision = snapshot.decision(verdict, snapshot.sized(prompt, request), started)
+        self._decided(decision, verdict, prompt, request)
+        return decision
 
     def route_many(
         self,
@@ -199,11 +242,14 @@ class Router:
         request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
         verdicts = [fault] * len(prompts) if fault else snapshot.verdicts(prompts, request)
         decisions = [
-            self._decided(snapshot, verdict, snapshot.sized(prompt, request), started)
+            snapshot.decision(verdict, snapshot.sized(prompt, request), started)
             for prompt, verdict in zip(prompts, verdicts, strict=True)
         ]
         share = (time.perf_counter() - started) * 1_000.0 / max(len(prompts), 1)
-        return [replace(decision, elapsed_ms=share) for decision in decisions]
+        decisions = [replace(decision, elapsed_ms=share) for decision in decisions]
+        for decision, verdict, prompt in zip(decisions, verdicts, prompts, strict=True):
+            self._decided(decision, verdict, prompt, request)
+        return decisions
 
     async def aroute(self, prompt: Prompt, **request: Any) -> Decision:
         """`route` in a worker thread, so that the event loop goes on meanwhile. Same keywords."""
@@ -212,11 +258,12 @@ class Router:
     def feedback(self, decision: Decision | str, score: float, *, by: str | None = None) -> str:
         """Store how good the model of a decision was, from 0 to 1, and return the id of the outcome.
 
-        decision: or its id, of one of the last 10,000 decisions of this router.
+        decision: or its id, of one of the last 10,000 decisions of this router, or any in the decision log.
         by: who says so; None is the operator, who is believed without another and has no quota.
 
-        Durable when it returns, and counted from the next prompt on. Raises UnknownDecision, OutcomeRefused,
-        QuotaExceeded or another StoreError; routing is not touched by any of them.
+        Durable when it returns, and counted from the next prompt on, where there is a store of outcomes and
+        the prompt's vector is known; the listeners, such as the decision log, hear of it in any case. Raises
+        UnknownDecision, OutcomeInvalid, QuotaExceeded or another StoreError; routing is not touched by any.
         """
         return self._store_outcome(decision, score, by, origin="feedback")
 
@@ -225,6 +272,79 @@ class Router:
     ) -> str:
         """Store that the model of a decision was not good enough and `to` was needed; as `feedback` of 0."""
         return self._store_outcome(decision, 0.0, by, origin="escalation", escalated_to=to, why=why)
+
+    def served(
+        self,
+        decision: Decision | str,
+        *,
+        model: str | None = None,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+        latency_ms: float | None = None,
+        ttft_ms: float | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Tell the listeners that a model was called for a decision, or its id, and what that took.
+
+        Once for each call: the first model that failed, then the fallback that answered. Only what the
+        provider counted belongs in prompt_tokens and completion_tokens; what is not known is left out.
+
+        model: who was called, the decision's where left out. latency_ms, ttft_ms: milliseconds until the
+        whole answer, and until its first token. error: why there was no answer, briefly, without prompt text.
+
+        Waits for nothing. Feedback is then about the model that answered. Raises OutcomeInvalid for values
+        that cannot be.
+        """
+        identity = decision.id if isinstance(decision, Decision) else decision
+        known = self._recent.get(identity)
+        called = model or (decision.model if isinstance(decision, Decision) else known and known.model)
+        event = Served(
+            id=identity,
+            time=time.time(),
+            model=called,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            usd=self._snapshot.usd(called, prompt_tokens, completion_tokens),
+            latency_ms=latency_ms,
+            ttft_ms=ttft_ms,
+            error=error,
+        )
+        if known is not None and called is not None and error is None:
+            self._recent.add(identity, known._replace(model=called))
+        self._tell(event)
+
+    def listen(self, listener: Listener) -> None:
+        """Tell `listener` of every decision from now on, and of what becomes of it.
+
+        It is called in a thread of its own, and may be slow or raise: routing waits for nothing.
+        """
+        with self._reloading:
+            self._feeds = (*self._feeds, _fed(self, listener))
+
+    @property
+    def dropped(self) -> int:
+        """How many events some listener was never told of, in this process: it was too slow."""
+        return sum(feed.dropped for feed in self._feeds)
+
+    def flush(self, timeout: float = CLOSE_S) -> bool:
+        """Wait until the listeners were told of everything so far, at most `timeout` seconds.
+
+        Returns whether they were.
+        """
+        deadline = time.monotonic() + timeout
+        told = [feed.flush(max(0.0, deadline - time.monotonic())) for feed in self._feeds]
+        return all(told)
+
+    def close(self, timeout: float = CLOSE_S) -> None:
+        """Tell the listeners what waits, for at most `timeout` seconds, and let go of log and store.
+
+        A process that ends does so by itself. The router goes on routing; nobody is told of it.
+        """
+        deadline = time.monotonic() + timeout
+        for feed in self._feeds:
+            feed.close(max(0.0, deadline - time.monotonic()))
+        if self._snapshot.memory is not None:
+            self._snapshot.memory.close()
 
     def add_outcome(
         self,
@@ -239,7 +359,12 @@ class Router:
         """Store an outcome on a prompt that was not routed here, and return its id. Raises as `feedback`."""
         origin = "feedback" if escalated_to is None else "escalation"
         said = {"origin": origin, "escalated_to": escalated_to, "why": why}
-        return self._stored(self.memory, self._snapshot.seen(prompt), model, score, by, **said)
+        snapshot, memory = self._snapshot, self.memory
+        outcome = snapshot.outcome(
+            snapshot.seen(prompt), model, score, id=new_ulid(), by=by or OPERATOR, **said
+        )
+        memory.add([outcome])
+        return outcome.id
 
     def import_outcomes(
         self, graded: Sequence[GradedPrompt], progress: Callable[[int, int], None] | None = None
@@ -264,28 +389,103 @@ class Router:
         """The outcomes this router knows. Raises StoreUnavailable when its settings name no store."""
         return self._snapshot.remembering()
 
-    def _decided(self, snapshot: _Snapshot, verdict: _Verdict, request: _Request, started: float) -> Decision:
-        decision = snapshot.decision(verdict, request, started)
-        if verdict.seen is not None:
-            self._recent.add(decision.id, (verdict.seen, decision.route, decision.model))
-        return decision
+    def _decided(self, decision: Decision, verdict: _Verdict, prompt: Prompt, request: _Request) -> None:
+        """Remember a decision, and tell of it."""
+        if verdict.seen is not None or self._feeds:
+            self._recent.add(decision.id, _About(verdict.seen, decision.route, decision.model))
+        if self._feeds:
+            vector = None if verdict.seen is None else verdict.seen.vector
+            self._tell(Decided(decision, time.time(), _text_of(prompt), request.step, vector))
 
-    def _store_outcome(self, decision: Decision | str, score: float, by: str | None, **said: Any) -> str:
-        identity = decision.id if isinstance(decision, Decision) else decision
-        memory, known = self.memory, self._recent.get(identity)
-        if known is None:
-            raise UnknownDecision(
-                "decision", f"{identity!r} is not among the last {_REMEMBERED:,} of this router with a vector"
-            )
-        seen, route, model = known
-        return self._stored(memory, seen, model, score, by, decision_id=identity, route=route, **said)
+    def _tell(self, event: Event) -> None:
+        for feed in self._feeds:
+            feed.put(event)
 
-    def _stored(
-        self, memory: Memory, seen: _Seen, model: str, score: float, by: str | None, **said: Any
+    def _store_outcome(
+        self,
+        decision: Decision | str,
+        score: float,
+        by: str | None,
+        *,
+        origin: str,
+        escalated_to: str | None = None,
+        why: str | None = None,
     ) -> str:
-        outcome = self._snapshot.outcome(seen, model, score, id=new_ulid(), by=by or OPERATOR, **said)
-        memory.add([outcome])
-        return outcome.id
+        identity = decision.id if isinstance(decision, Decision) else decision
+        snapshot = self._snapshot
+        if self._log is None:
+            snapshot.remembering()
+        about = self._about(decision)
+        event = Judged(
+            id=identity,
+            time=time.time(),
+            outcome=new_ulid(),
+            score=score,
+            by=by or OPERATOR,
+            model=about.model,
+            escalated_to=escalated_to,
+        )
+        snapshot.check_model(escalated_to)
+        if about.seen is not None and snapshot.memory is not None:
+            outcome = snapshot.outcome(
+                about.seen,
+                about.model,
+                event.score,
+                id=event.outcome,
+                by=event.by,
+                decision_id=identity,
+                route=about.route,
+                origin=origin,
+                escalated_to=escalated_to,
+                why=why,
+            )
+            snapshot.memory.add([outcome])
+        self._tell(event)
+        return event.outcome
+
+    def _about(self, decision: Decision | str) -> _About:
+        """What is known of a decision: here, or in the log. Raises UnknownDecision or StoreError."""
+        identity = decision.id if isinstance(decision, Decision) else decision
+        known = self._recent.get(identity)
+        if known is None and self._log is not None:
+            found = self._recall(identity)
+            if found is not None:
+                known = _About(self._snapshot.seen_before(found), found.route, found.model)
+            elif isinstance(decision, Decision):
+                known = _About(None, decision.route, decision.model)
+        if known is None or (known.seen is None and self._log is None):
+            raise UnknownDecision(
+                "decision",
+                f"{identity!r} is not among the last {_REMEMBERED:,} of this router with a vector"
+                + ("" if self._log is None else ", nor in the decision log"),
+            )
+        return known
+
+    def _recall(self, identity: str) -> Remembered | None:
+        """What the decision log holds of a decision of another process, or of long ago."""
+        from semroute.decisionlog import open_log
+
+        settings = self.index.config.settings.log
+        if settings is None:
+            return None
+        with open_log(settings.store, root=self._root) as log:
+            return log.recall(identity)
+
+    @property
+    def _root(self) -> Path:
+        """The folder that relative paths in the settings start from."""
+        return (self._folder or Path("index")).absolute().parent
+
+    def _log_for(self, index: RouteIndex) -> Feed | None:
+        """The decision log that the settings of `index` name."""
+        settings = index.config.settings
+        if settings.log is None or not self._logs:
+            return None
+        from semroute.decisionlog.writer import LogWriter
+
+        # Only there: the hash of the prompt must be under the key of the store of outcomes.
+        shared = settings.escalations is not None and settings.escalations.store == settings.log.store
+        return _fed(self, LogWriter(settings.log, root=self._root, keep_vectors=shared))
 
     def _memory_for(self, index: RouteIndex, old: _Snapshot | None = None) -> Memory | None:
         """The outcomes beside `index`; those of the `old` snapshot where nothing about them changed."""
@@ -299,7 +499,7 @@ class Router:
             settings.escalations,
             {name: card.quality for name, card in settings.models.items()},
             address=address,
-            root=(self._folder or Path("index")).absolute().parent,
+            root=self._root,
             encoder=encoder_name(index.manifest.encoder.model_dump()),
         )
 
@@ -316,9 +516,21 @@ class Router:
             same_encoder = index.manifest.encoder == old.index.manifest.encoder
             encoder = old.encoder if same_encoder else _encoder_for(index, self._folder)
             memory = self._memory_for(index, old)
+            self._follow_log(old.index, index)
             self._snapshot = _Snapshot(index, encoder, _words_for(index), memory)
             if old.memory is not None and old.memory is not memory:
                 old.memory.close()
+
+    def _follow_log(self, old: RouteIndex, new: RouteIndex) -> None:
+        """Write to the log that the settings name now."""
+        before, after = old.config.settings, new.config.settings
+        if (before.log, before.escalations) == (after.log, after.escalations):
+            return
+        former, self._log = self._log, self._log_for(new)
+        others = tuple(feed for feed in self._feeds if feed is not former)
+        self._feeds = others if self._log is None else (self._log, *others)
+        if former is not None:
+            former.close(0.0)  # what waits there is told all the same, by its thread
 
 
 class _Snapshot:
@@ -529,6 +741,38 @@ class _Snapshot:
             raise StoreUnavailable(f"there is no store of outcomes: {cure}")
         return self.memory
 
+    def usd(
+        self, model: str | None, prompt_tokens: int | None, completion_tokens: int | None
+    ) -> float | None:
+        """US dollars of so many tokens by the configured prices; None where something is not known."""
+        if model not in self._settings.models:
+            return None
+        (priced,) = catalog.candidates([model], self._settings.models)
+        return priced.usd(prompt_tokens, completion_tokens)
+
+    def check_model(self, name: str | None) -> None:
+        """Raises OutcomeInvalid for a model that is not declared."""
+        models = self._settings.models
+        if name is not None and name not in models:
+            known = ", ".join(sorted(models))
+            raise OutcomeInvalid("model", f"{name!r} is not declared; the settings have {known}")
+
+    def seen_before(self, found: Remembered) -> _Seen | None:
+        """A prompt of the decision log as outcomes are compared by, if the log kept enough of it."""
+        if self.memory is None:
+            return None
+        if found.text is not None:
+            return self.seen(found.text)
+        dim = self.index.manifest.encoder.dim
+        if (
+            found.vector is None
+            or found.features is None
+            or found.prompt_hash is None
+            or len(found.vector) != dim
+        ):
+            return None
+        return _Seen("", found.vector, found.features, found.prompt_hash)
+
     def seen(self, prompt: str) -> _Seen:
         """A prompt as outcomes are compared by. Raises EncoderError."""
         vectors = self.encoder.encode([self._reader.readings(prompt)[0]], kind="query")
@@ -557,11 +801,11 @@ class _Snapshot:
             model=model,
             score=score,
             vector=seen.vector,
-            features=trend.features(seen.text),
-            prompt_hash=prompt_hash(seen.text, memory.key()),
+            features=trend.features(seen.text) if seen.features is None else seen.features,
+            prompt_hash=prompt_hash(seen.text, memory.key()) if seen.hashed is None else seen.hashed,
             encoder=memory.encoder,
             time=time.time(),
-            text=_storable(seen.text) if settings is not None and settings.keep_text else None,
+            text=_storable(seen.text) if seen.text and settings is not None and settings.keep_text else None,
             **said,
         )
 
@@ -663,23 +907,40 @@ class _Snapshot:
 
 
 class _Recent:
-    """The last decisions, by id: what feedback needs to know of them."""
+    """The last decisions, by id: what feedback needs to know of them.
+
+    Without a lock, which a forked child might find held: each step is one of the dictionary's own.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[_Seen, str | None, str]] = OrderedDict()
+        self._known: OrderedDict[str, _About] = OrderedDict()
 
-    def add(self, identity: str, about: tuple[_Seen, str | None, str]) -> None:
+    def add(self, identity: str, about: _About) -> None:
         """Remember one, and forget the oldest of too many."""
-        with self._lock:
-            self._known[identity] = about
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+        self._known[identity] = about
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
 
-    def get(self, identity: str) -> tuple[_Seen, str | None, str] | None:
+    def get(self, identity: str) -> _About | None:
         """What is remembered of a decision."""
-        with self._lock:
-            return self._known.get(identity)
+        return self._known.get(identity)
+
+
+def _fed(router: Router, listener: Listener) -> Feed:
+    """A feed that ends when its router is gone."""
+    feed = Feed(listener)
+    weakref.finalize(
+        router, feed.close, 0.0
+    ).atexit = False  # what a process does at its end, see `telemetry`
+    return feed
+
+
+def _text_of(prompt: Prompt) -> str | None:
+    """The text of a prompt as outcomes hash it; None where it cannot be read."""
+    try:
+        return clip(routed_text(prompt), _LONGEST_TEXT)
+    except Exception:  # noqa: BLE001 - a prompt is whatever a caller hands in, and its decision says so
+        return None
 
 
 def _size(need: Need, card: ModelCard) -> str:

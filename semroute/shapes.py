@@ -125,6 +125,12 @@ def _store(value: str) -> str:
     return value
 
 
+def _log_store(value: str) -> str:
+    if not re.match(r"(sqlite|jsonl):.|postgres(ql)?://.", value):
+        _refuse("must be sqlite:PATH, jsonl:PATH or postgresql://HOST/DATABASE")
+    return value
+
+
 def _auto_or_up_to(high: float) -> Callable[[object], object]:
     def check(value: object) -> object:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -386,6 +392,21 @@ class EscalationSettings(Shape):
     )
 
 
+class LogSettings(Shape):
+    """Where every decision is written, with what it cost and what came of it."""
+
+    store: Annotated[str, AfterValidator(_log_store)] = Field(
+        description="sqlite:PATH or jsonl:PATH, taken from the folder that holds index/, or postgresql://...;"
+        " may be the store of the escalations."
+    )
+    keep_text: bool = Field(
+        default=False, description="Store the prompt; without it a hash under a secret key is kept."
+    )
+    max_age_days: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Days after which a decision is erased."
+    )
+
+
 class RuleCondition(Shape):
     """When a rule holds: every condition that is given must hold, and at least one must be given."""
 
@@ -482,6 +503,9 @@ class Settings(Shape):
     vote: VoteSettings = Field(default=VoteSettings(), description="How the nearest utterances decide.")
     escalations: EscalationSettings | None = Field(
         default=None, description="Where outcomes are stored, and when they pass a model over."
+    )
+    log: LogSettings | None = Field(
+        default=None, description="Where every decision is written; without it none is."
     )
     select: Annotated[
         Annotated[Literal["first"], Tag("<first>")] | Annotated[Weights, Tag("<weights>")],

@@ -248,7 +248,7 @@ def plain(node: Node) -> Plain:
 def check_variables(sources: Sources) -> Iterator[Problem]:
     """`${NAME}` where a model, a store or an encoder is described: it would be sent as it stands."""
     if sources.settings is not None:
-        for key in ("models", "escalations", "encoder"):
+        for key in ("models", "escalations", "log", "encoder"):
             for path, value in _scalars(sources.settings.get(key), (key,)):
                 if isinstance(value, str) and "${" in value:
                     cure = "write the value itself, and for a key the variable's name under api_key_env"

@@ -39,7 +39,7 @@ def evaluate_index(
     from semroute.evaluate import evaluate, heldout_cases, read_cases
     from semroute.router import Router
 
-    router = Router.load(index)
+    router = Router.load(index, log=False)
     labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
     if not labelled:
         refuse(
