@@ -1,7 +1,7 @@
 """Which model serves each prompt at every value of `max_risk` or of the weight of cost. Pure numpy.
 
-The same rules as `catalog.safest_first` and `catalog.rank`, for all values at once: the first model whose risk is
-below the limit, a staircase; and the best quality less weight times cost, an upper envelope of lines.
+The same rules as `catalog.safest_first` and `catalog.rank`, for all values at once: the first model whose
+risk is below the limit, a staircase; and the best quality less weight times cost, an upper envelope of lines.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def cost_sweep(choices: Choices, weights: Weights) -> Sweep:
 
 
 class _Steps(NamedTuple):
-    """The model of each prompt at first; then each step: at which value, which of the rows, from which to which."""
+    """The model of each prompt at first, and the steps: at which values, which rows, from and to what."""
 
     first: NDArray[np.int64]
     taken: list[tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]

@@ -50,8 +50,9 @@ _STEP = 256  # prompts between two signs of progress
 class GradedSet:
     """Distinct prompts with the grades of several models, and what an estimator learns from.
 
-    Of each prompt: `vectors`, `features`, `characters`, `routes`, how often it was graded (`weights`), and for
-    each model that graded it the list of `scores`. `key` of `outcomes` and prompts is the hash of the text.
+    Of each prompt: `vectors`, `features`, `characters`, `routes`, how often it was graded (`weights`), and
+    for each model that graded it the list of `scores`. `key` of `outcomes` and prompts is the hash of the
+    text.
     left_out: prompts that cannot count, because a model that could have served has no grade there.
     """
 
@@ -155,8 +156,8 @@ def crossfit(
     answer_tokens: of every answer; the tokens of a prompt are a quarter of its characters.
     source: what problems call the grades.
 
-    Raises ConfigError where nothing can be compared: no prompt graded by all who could have served it, no grade
-    of the default model, or no price.
+    Raises ConfigError where nothing can be compared: no prompt graded by all who could have served it, no
+    grade of the default model, or no price.
     """
     config = router.index.config
     models = tuple(config.settings.models)

@@ -1,8 +1,8 @@
 """Measures of the field for choosing between models, each as its paper defines it. Pure numpy.
 
-With two models, a weak one and a strong one (RouteLLM; Ong et al. 2024, arXiv 2406.18665): `pgr`, `call_curve`,
-`apgr`, `cpt`. With any number of models and prices (RouterBench; Hu et al. 2024, arXiv 2403.12031): `aiq` and
-`cost_save`. Qualities are mean scores in [0, 1]; costs may have any one unit.
+With two models, a weak one and a strong one (RouteLLM; Ong et al. 2024, arXiv 2406.18665): `pgr`,
+`call_curve`, `apgr`, `cpt`. With any number of models and prices (RouterBench; Hu et al. 2024, arXiv 2403.12031):
+`aiq` and `cost_save`. Qualities are mean scores in [0, 1]; costs may have any one unit.
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ def cpt(curve: CallCurve, target: float) -> float:
 def hull(costs: ArrayLike, qualities: ArrayLike) -> tuple[Floats, Floats]:
     """The non-decreasing convex hull of points: what can be had for each cost by mixing them at random.
 
-    costs, qualities: (n,). Returns costs that increase and qualities that increase, with slopes that decrease:
-    from the best point of the lowest cost to the cheapest of the highest quality. Raises ValueError for none.
+    costs, qualities: (n,). Returns costs that increase and qualities that increase, with slopes that
+    decrease: from the best point of the lowest cost to the cheapest of the highest quality. Raises ValueError
+    for none.
     """
     xs, ys = _row(costs), _row(qualities)
     if len(xs) == 0 or len(xs) != len(ys):
@@ -106,10 +107,10 @@ def _slope(start: tuple[float, float], end: tuple[float, float]) -> float:
 
 
 def aiq(costs: ArrayLike, qualities: ArrayLike, low: float, high: float) -> float:
-    """Average improvement in quality: mean height, over costs from `low` to `high`, of the `hull` of the points.
+    """Average improvement in quality: mean height of the `hull` of points over costs from `low` to `high`.
 
-    costs, qualities: (n,), of each setting of a router. low, high: the range, such as that of the costs of the
-    single models; routers are comparable over the same range only.
+    costs, qualities: (n,), of each setting of a router. low, high: the range, such as that of the costs of
+    the single models; routers are comparable over the same range only.
 
     Above its last point the hull goes on level, for nobody has to spend more. Below its first one nothing can
     be had, and the height is 0. Raises ValueError unless low < high.
@@ -129,8 +130,9 @@ def cost_save(
     """The largest saving at no less than the quality of the best single model, as a share of its cost.
 
     costs, qualities: (n,), of each setting of a router. single_costs, single_qualities: (models,), of always
-    taking one model; of equally good ones the cheapest is the best. 0 where no setting is as good and cheaper:
-    the best single model itself remains. Raises ValueError where there is none, or where it costs nothing.
+    taking one model; of equally good ones the cheapest is the best. 0 where no setting is as good and
+    cheaper: the best single model itself remains. Raises ValueError where there is none, or where it costs
+    nothing.
     """
     xs, ys, single, good = (_row(values) for values in (costs, qualities, single_costs, single_qualities))
     if len(single) == 0 or len(single) != len(good) or len(xs) != len(ys):

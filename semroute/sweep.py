@@ -1,8 +1,8 @@
 """A setting swept exactly, and what may be promised of the point that is picked. Pure numpy.
 
 What a prompt adds to each sum (served, right, score, cost, ...) is a step function of the setting: it changes
-where the setting passes the prompt's own confidence, distance, risk or exchange rate. Sort the steps once, add
-them up, and the whole curve is there, with every distinct point on it: O(n log n).
+where the setting passes the prompt's own confidence, distance, risk or exchange rate. Sort the steps once,
+add them up, and the whole curve is there, with every distinct point on it: O(n log n).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
 
 LEVEL = 0.975
-"""Of an interval. Of two independent figures, such as quality and saving, both then hold in 95 of 100 cases."""
+"""Of an interval. Of two independent figures, such as quality and saving, both then hold in 95 of 100
+cases."""
 
 FOLDS = 5
 _DRAWS = 1_000
@@ -58,8 +59,9 @@ class Ratio(NamedTuple):
     def of(self, sums: Floats) -> Floats:
         """The figure of each row of (k, columns) sums; NaN where the denominator is 0."""
         whole = sums[:, self.denominator]
-        share = np.divide(sums[:, self.numerator], whole, out=np.full(len(sums), np.nan), where=whole > 0.0)
-        return np.subtract(1.0, share) if self.rest else share
+        share: Floats = np.full(len(sums), np.nan)
+        np.divide(sums[:, self.numerator], whole, out=share, where=whole > 0.0)
+        return (1.0 - share) if self.rest else share
 
 
 Figures = Mapping[str, Ratio]
@@ -78,11 +80,11 @@ class Sweep:
     """What each prompt adds to the sums, at every value of a setting.
 
     low, high: what the setting may be; high may be infinite.
-    includes: whether a step is taken at its very place (a distance that equals the limit is within it) or only
-        behind it (a confidence that equals the limit is enough).
+    includes: whether a step is taken at its very place (a distance that equals the limit is within it) or
+        only behind it (a confidence that equals the limit is enough).
     start: (n, columns), below all steps.
-    at, row, change: (steps,), (steps,), (steps, columns): where the setting makes a prompt change its sums, which
-        prompt, and by how much. In any order.
+    at, row, change: (steps,), (steps,), (steps, columns): where the setting makes a prompt change its sums,
+        which prompt, and by how much. In any order.
     """
 
     low: float
@@ -183,10 +185,10 @@ def measured(
 ) -> list[dict[str, Figure]]:
     """The figures of prompts that add `states`, each (n, columns), with their intervals.
 
-    Bootstrap (Efron 1979) over `groups` (n,), the percentiles of the difference between two independent draws:
-    one stands for these prompts, the other for as many new ones. `folds` has (n,) for a state in which every
-    fold was decided by a model or a limit of its own: what the folds differ by beyond chance is what the one
-    that is used may differ by, and widens the interval.
+    Bootstrap (Efron 1979) over `groups` (n,), the percentiles of the difference between two independent
+    draws: one stands for these prompts, the other for as many new ones. `folds` has (n,) for a state in which
+    every fold was decided by a model or a limit of its own: what the folds differ by beyond chance is what
+    the one that is used may differ by, and widens the interval.
     """
     draws = np.split(_draws(np.hstack(states), groups), len(states), axis=1)
     return [
@@ -225,9 +227,12 @@ def _draws(state: Floats, groups: Rows) -> Floats:
 
 
 def _spread(state: Floats, ratio: Ratio, folds: Rows, value: float, variance: float) -> float:
-    """Standard deviation between what is promised and another fold's model, beyond the chance in prompts.
+    """Standard deviation between what is promised and what will be used, beyond the chance in prompts.
 
-    The variance of the folds' figures, less that of a figure over a fold's share of the prompts.
+    What will be used is made of all prompts, and each fold's model or limit is that with a part taken away:
+    it lies amid theirs, about as far from their mean as a mean of so many is from its own. So: the variance
+    of the folds' figures, less that of a figure over a fold's share of the prompts, divided by the number of
+    folds.
     """
     count = int(folds.max()) + 1
     sums = np.zeros((count, state.shape[1]))
@@ -236,4 +241,4 @@ def _spread(state: Floats, ratio: Ratio, folds: Rows, value: float, variance: fl
     if count < 2 or np.isnan(of_fold).any():
         return 0.0
     between = float(((of_fold - value) ** 2).sum()) / (count - 1) - count * variance
-    return float(np.sqrt(max(0.0, between) * (1.0 + 1.0 / count)))
+    return float(np.sqrt(max(0.0, between) / count))

@@ -1,11 +1,11 @@
 """Which numbers to set: a setting swept over labelled prompts, graded prompts or the log of decisions.
 
     labelled prompts --route once--> limits --+
-    graded prompts ----cross-fit---> models --+--> Sweep --> Curve, the point by the goal, and what it promises
-    decisions with outcomes --------> either -+
+    graded prompts ----cross-fit---> models --+--> Sweep --> Curve, the point by the goal, and what it
+    promises decisions with outcomes --------> either -+
 
-Nothing is changed by tuning. What a point promises is not read off the prompts that it was picked on: it is picked
-anew without each fold and measured on that fold.
+Nothing is changed by tuning. What a point promises is not read off the prompts that it was picked on: it is
+picked anew without each fold and measured on that fold.
 """
 
 from __future__ import annotations
@@ -56,37 +56,57 @@ LIMIT_FIGURES: Figures = {
 
 
 class Logged(Protocol):
-    """What tuning reads of a logged decision; see `Decision`. `best` is the best-scoring route, served or not.
-
-    Tokens and score are None where they are not known.
-    """
+    """What tuning reads of a logged decision."""
 
     @property
-    def id(self) -> str: ...
+    def route(self) -> str | None:
+        """The route that served; None for the default."""
+        ...
+
     @property
-    def time(self) -> float: ...
+    def best(self) -> str | None:
+        """The best-scoring route, whether or not it served."""
+        ...
+
     @property
-    def route(self) -> str | None: ...
+    def model(self) -> str:
+        """The model that served."""
+        ...
+
     @property
-    def best(self) -> str | None: ...
+    def reason(self) -> str:
+        """As in `Decision`."""
+        ...
+
     @property
-    def model(self) -> str: ...
+    def confidence(self) -> float:
+        """As in `Decision`."""
+        ...
+
     @property
-    def reason(self) -> str: ...
+    def similarity(self) -> float | None:
+        """As in `Decision`."""
+        ...
+
     @property
-    def confidence(self) -> float: ...
+    def candidates(self) -> Sequence[Candidate]:
+        """As in `Decision`."""
+        ...
+
     @property
-    def similarity(self) -> float | None: ...
+    def prompt_tokens(self) -> int | None:
+        """As the provider counted them; None where nobody did."""
+        ...
+
     @property
-    def margin(self) -> float | None: ...
+    def completion_tokens(self) -> int | None:
+        """The same."""
+        ...
+
     @property
-    def candidates(self) -> Sequence[Candidate]: ...
-    @property
-    def prompt_tokens(self) -> int | None: ...
-    @property
-    def completion_tokens(self) -> int | None: ...
-    @property
-    def score(self) -> float | None: ...
+    def score(self) -> float | None:
+        """How good the answer was, from 0 to 1; None where nobody said."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +122,8 @@ class OperatingPoint:
 
     Of graded prompts and of the log:
     quality: mean score. quality_share: that, as a share of the mean score of the default model.
-    cost: US dollars for a prompt. saving: what that lacks to the cost of always the default model, as a share.
+    cost: US dollars for a prompt. saving: what that lacks to the cost of always the default model, as a
+    share.
     known: share of the scores that were observed; the others are estimates.
     """
 
@@ -157,7 +178,8 @@ class Tuning:
     """What tuning found.
 
     prompts: how many were measured. reached: whether a point reaches the floor of the goal.
-    chosen: the best point by the goal on these prompts; where none reaches the floor, the one that comes nearest.
+    chosen: the best point by the goal on these prompts; where none reaches the floor, the one that comes
+    nearest.
     promised: the same setting as it will do on new prompts: picked without each fold, measured on it.
     now: the settings as they are. shown: about a dozen points of the curve, the chosen one among them.
     notes: sentences about what was left out or assumed.
@@ -258,7 +280,10 @@ def _label_sums(labels: Sequence[str | None], served: Sequence[str | None]) -> F
 def _limit_sweep(
     router: Router, votes: Sequence[_Judged], setting: str, accepted: Floats, refused: Floats
 ) -> Sweep:
-    """The sweep of a limit; `accepted` and `refused` are what each prompt adds when the vote is, and is not."""
+    """The sweep of a limit.
+
+    accepted, refused: (n, columns), what each prompt adds when its vote is accepted and when it is not.
+    """
     config, limits = router.index.config, router.limits()
     own = {route.name for route in config.routes if getattr(route, setting.rpartition(".")[2]) is not None}
     count = len(votes)
@@ -349,9 +374,10 @@ def _without_evidence(choices: Choices) -> Choices:
 def tune_log(router: Router, rows: Sequence[Logged], *, setting: str | None = None, goal: Goal) -> Tuning:
     """Tune any of the settings on logged decisions, of which those with a score count.
 
-    A log knows the score of the model that served. What another one would have had is the quality that outcomes
-    gave it in the decision, else its mean score in the log, else what its card declares: `known` says how many
-    scores of a point were observed. Tokens are those of the log, and where it has none their mean, else 200.
+    A log knows the score of the model that served. What another one would have had is the quality that
+    outcomes gave it in the decision, else its mean score in the log, else what its card declares: `known`
+    says how many scores of a point were observed. Tokens are those of the log, and where it has none their
+    mean, else 200.
 
     Raises ConfigError where nothing can be compared.
     """
