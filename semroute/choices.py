@@ -31,8 +31,11 @@ MODEL_FIGURES: Mapping[str, Ratio] = {
     "quality": Ratio(SCORE, COUNT),
     "quality_share": Ratio(SCORE, DEFAULT_SCORE, high=math.inf),
     "cost": Ratio(COST, COUNT, high=math.inf),
-    "known": Ratio(KNOWN, COUNT),
 }
+LOG_FIGURES: Mapping[str, Ratio] = {**MODEL_FIGURES, "known": Ratio(KNOWN, COUNT)}
+"""What is measured: on graded prompts, and on a log, which does not know every score."""
+
+_COLUMNS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +102,7 @@ _StepsOf: TypeAlias = "Callable[[Choices, NDArray[np.int64], Sequence[int]], _St
 
 def _sweep(choices: Choices, steps_of: _StepsOf, high: float, *, includes: bool) -> Sweep:
     count = len(choices.order)
-    start = np.zeros((count, len(MODEL_FIGURES) + 1))
+    start = np.zeros((count, _COLUMNS))
     parts: list[tuple[Floats, NDArray[np.int64], Floats]] = []
     for place, order in enumerate(choices.orders):
         rows = np.flatnonzero(choices.order == place)

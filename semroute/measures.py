@@ -1,8 +1,8 @@
 """Measures of the field for choosing between models, each as its paper defines it. Pure numpy.
 
 With two models, a weak one and a strong one (RouteLLM; Ong et al. 2024, arXiv 2406.18665): `pgr`,
-`call_curve`, `apgr`, `cpt`. With any number of models and prices (RouterBench; Hu et al. 2024, arXiv 2403.12031):
-`aiq` and `cost_save`. Qualities are mean scores in [0, 1]; costs may have any one unit.
+`call_curve`, `apgr`, `cpt`. With any number of models and prices (RouterBench; Hu et al. 2024, arXiv
+2403.12031): `aiq` and `cost_save`. Qualities are mean scores in [0, 1]; costs may have any one unit.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from semroute.catalog import declared_quality
-from semroute.choices import MODEL_FIGURES, Choices, cost_sweep, risk_sweep
+from semroute.choices import LOG_FIGURES, MODEL_FIGURES, Choices, cost_sweep, risk_sweep
 from semroute.config import EscalationSettings, Weights
 from semroute.crossfit import ANSWER_TOKENS, Crossfitted, candidates_of, price_problems, usd
 from semroute.errors import ConfigError, Problem
@@ -141,7 +141,7 @@ class OperatingPoint:
     @property
     def figures(self) -> dict[str, Figure]:
         """The figures that were measured, by name."""
-        names = (*LIMIT_FIGURES, *MODEL_FIGURES)
+        names = (*LIMIT_FIGURES, *LOG_FIGURES)
         return {name: figure for name in names if (figure := getattr(self, name)) is not None}
 
     def to_dict(self) -> dict[str, Any]:
@@ -333,6 +333,11 @@ def tune_models(router: Router, graded: Crossfitted, *, setting: str | None = No
         notes.append(
             "no prompt has enough outcomes near it for min_support, so nothing can be chosen by them"
         )
+    if setting == MAX_RISK and all(order[0] == choices.default for order in choices.orders):
+        notes.append(
+            "the default model is the first choice of every prompt, and max_risk only leads away from it "
+            "where it is likely to fail; `--setting cost` weighs quality against cost instead"
+        )
     groups = np.arange(len(choices.order))
     now = _now(router, choices)
     return _tuned(
@@ -401,7 +406,7 @@ def tune_log(router: Router, rows: Sequence[Logged], *, setting: str | None = No
     else:
         sweep, now = _logged_limits(router, scored, choices, setting)
     groups = np.arange(len(scored))
-    return _tuned(setting, sweep, MODEL_FIGURES, goal, groups, now, notes)
+    return _tuned(setting, sweep, LOG_FIGURES, goal, groups, now, notes)
 
 
 def _logged_choices(config: Config, rows: Sequence[Logged]) -> tuple[Choices, int]:

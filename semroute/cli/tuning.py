@@ -109,7 +109,7 @@ def tune(
         typer.Option(
             "--quality",
             min=0.0,
-            help=f"Take the largest saving at this share of the default model's quality; {_QUALITY} if unsaid.",
+            help=f"Take the largest saving at this share of the default model's quality, usually {_QUALITY}.",
             show_default=False,
         ),
     ] = None,
