@@ -114,9 +114,10 @@ class Sweep:
         lower, upper = np.maximum(edges[:-1], self.low), np.minimum(edges[1:], self.high)
         kept = lower < upper
         values = _short_between(lower[kept], upper[kept])
-        if kept[0]:
+        # The ends of what the setting may be are values that people know.
+        if edges[:-1][kept][0] < self.low:
             values[0] = self.low
-        if kept[-1] and np.isfinite(self.high):
+        if edges[1:][kept][-1] > self.high:
             values[-1] = self.high
         return values, sums[kept]
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from semroute import measures
 from semroute.catalog import declared_quality
 from semroute.choices import LOG_FIGURES, MODEL_FIGURES, Choices, cost_sweep, risk_sweep
 from semroute.config import EscalationSettings, Weights
@@ -182,6 +183,7 @@ class Tuning:
     nearest.
     promised: the same setting as it will do on new prompts: picked without each fold, measured on it.
     now: the settings as they are. shown: about a dozen points of the curve, the chosen one among them.
+    measures: those of the field (see `measures`) that the curve has, by name; none of labelled prompts.
     notes: sentences about what was left out or assumed.
     """
 
@@ -195,6 +197,7 @@ class Tuning:
     shown: tuple[OperatingPoint, ...]
     curve: Curve
     notes: tuple[str, ...]
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -214,6 +217,7 @@ class Tuning:
             "promised": self.promised.to_dict(),
             "now": self.now.to_dict(),
             "shown": [point.to_dict() for point in self.shown],
+            "measures": {name: _rounded(value) for name, value in self.measures.items()},
             "curve": self.curve.to_list(),
             "notes": list(self.notes),
         }
@@ -340,9 +344,31 @@ def tune_models(router: Router, graded: Crossfitted, *, setting: str | None = No
         )
     groups = np.arange(len(choices.order))
     now = _now(router, choices)
-    return _tuned(
-        setting, _model_sweep(choices, setting, settings.select), MODEL_FIGURES, goal, groups, now, notes
-    )
+    sweep = _model_sweep(choices, setting, settings.select)
+    found = _tuned(setting, sweep, MODEL_FIGURES, goal, groups, now, notes)
+    return replace(found, measures=_measures(choices, found.curve))
+
+
+def _measures(choices: Choices, curve: Curve) -> dict[str, float]:
+    """The measures of the field, against always one of the models that any prompt could go to."""
+    columns = sorted(set.intersection(*(set(order) for order in choices.orders)))
+    times = choices.weight.astype(np.int64)
+    worth, spent = (np.repeat(values[:, columns], times, axis=0) for values in (choices.worth, choices.usd))
+    qualities, costs = worth.mean(axis=0), spent.mean(axis=0)
+    found: dict[str, float] = {}
+    if len(columns) > 1 and costs[np.argmax(qualities)] > 0.0 and costs.min() < costs.max():
+        points = curve.figures["cost"], curve.figures["quality"]
+        found["cost_save"] = measures.cost_save(*points, costs, qualities)
+        found["aiq"] = measures.aiq(*points, float(costs.min()), float(costs.max()))
+    declared = [declared_quality(card) for card in choices.cards]
+    believed = np.where(np.isnan(choices.believed), declared, choices.believed)
+    gains = np.repeat(believed[:, columns], times, axis=0)
+    if len(columns) == 2 and qualities[0] != qualities[1]:
+        weak, strong = np.argsort(qualities)
+        calls = measures.call_curve(gains[:, strong] - gains[:, weak], worth[:, weak], worth[:, strong])
+        found |= {"apgr": measures.apgr(calls)}
+        found |= {"cpt50": measures.cpt(calls, 0.5), "cpt80": measures.cpt(calls, 0.8)}
+    return found
 
 
 def usual_setting(config: Config) -> str:
@@ -525,6 +551,8 @@ def _tuned(
         for place, each in zip(places, shown, strict=True)
     )
     chosen = points[places.index(found.place)]
+    if _does_no_worse(present, promise, goal):
+        notes.append("the settings as they are do no worse than what is promised: there is nothing to gain")
     if len(folds) < _FEW:
         notes.append(f"only {len(folds)} prompts: the intervals are wide, and more prompts would narrow them")
     return Tuning(
@@ -539,6 +567,12 @@ def _tuned(
         curve,
         tuple(notes),
     )
+
+
+def _does_no_worse(present: dict[str, Figure], promise: dict[str, Figure], goal: Goal) -> bool:
+    """Whether the settings as they are reach the floor, and as much of what is wanted as is promised."""
+    reaches = goal.of is None or present[goal.of].value >= goal.floor
+    return reaches and present[goal.most].value >= promise[goal.most].value
 
 
 def _shown(curve: Curve, goal: Goal, chosen: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from hypothesis import given
@@ -165,8 +164,8 @@ def test_a_new_key_is_put_between_the_bytes_that_are_there(around, written, valu
     before, behind = around
     data = (before + written + behind).encode()
     found = edited(data, {"vote.max_distance": value}, "f")
-    shared = os.path.commonprefix([data, found])
-    assert len(found) > len(data) and found.endswith(data[len(shared) :])
+    shared = next(place for place in range(len(found)) if found[place : place + 1] != data[place : place + 1])
+    assert len(found) > len(data) and found.endswith(data[shared:])
     document = compose(found.decode("utf-8-sig"), "f")
     assert document.problems == () and plain(document.root)["vote"]["max_distance"] == value
     assert found.count(b"\r\n") == found.count(b"\n") or b"\r\n" not in found or b"\r\n" not in data

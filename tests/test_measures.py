@@ -118,7 +118,7 @@ def test_of_any_call_curve(rows, random):
     assert apgr(best) >= apgr(curve) - 1e-9
     assert apgr(call_curve(-preference, weak, strong)) == pytest.approx(1.0 - apgr(curve), abs=1e-9)
     targets = [cpt(curve, target) for target in (0.1, 0.5, 0.8, 1.0)]
-    assert targets == sorted(targets) and 0.0 < targets[0] and targets[-1] <= 1.0
+    assert targets == sorted(targets) and targets[0] > 0.0 and targets[-1] <= 1.0
 
 
 POINTS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 10)), min_size=1, max_size=20)

@@ -42,6 +42,7 @@ _NAMES = {
     "quality_share": "of default",
     "cost": "USD/1,000",
 }
+_MEASURES = {"cost_save": "CostSave", "aiq": "AIQ", "apgr": "APGR", "cpt50": "CPT50", "cpt80": "CPT80"}
 _PLAIN = ("quality",)
 _QUALITY = 0.95
 
@@ -280,6 +281,11 @@ def _summary(found: Tuning) -> Iterator[str]:
     yield "On new prompts, as many as these (picked without a fifth, measured on it, five times):"
     for one, figure in found.promised.figures.items():
         yield f"  {_heading(one):<12}{_cell(one, figure):>9}   {_interval(one, figure)}"
+    if found.measures:
+        yield "Measures of the field: " + ", ".join(
+            f"{_MEASURES[name]} {_percent(value) if name == 'cost_save' else f'{value:.3f}'}"
+            for name, value in found.measures.items()
+        )
     yield from (f"[dim]note: {escape(note)}[/]" for note in found.notes)
 
 
