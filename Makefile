@@ -47,6 +47,7 @@ bench: $(BIN)/pytest
 	$(BIN)/python bench/accuracy.py --data $(DATA)
 	$(BIN)/python bench/stability.py --data $(DATA)
 	$(BIN)/python bench/fitting.py
+	$(BIN)/python bench/tune.py --data $(DATA)
 	$(BIN)/python bench/faiss_kinds.py --data $(DATA)
 
 clean:

@@ -419,6 +419,32 @@ def test_max_risk_with_the_cheap_model_first(models):
     assert any("first choice" in note for note in found.notes)
 
 
+def test_the_route_says_which_models_may_serve(router):
+    """A row says its route, or is routed; what the default serves stays with the default's models."""
+    changed = MODELS | {"default": {"model": "big"}}
+    made = router(changed, routes={"billing": {"utterances": ROUTES["billing"], "models": ["small", "big"]}})
+    rows = [
+        GradedPrompt(line, prompt, {"small": 1.0, "big": 1.0}, route, None)
+        for line, (prompt, route) in enumerate(
+            [
+                ("where is my refund", None),
+                ("cancel my subscription", None),
+                ("zebra", "billing"),
+                ("qwpoei zxcmnb", None),
+                ("turn off the lights in the kitchen", None),
+            ]
+        )
+    ]
+    crossed = crossfit(made, graded_rows(made, rows, "f"), 200, "f")
+    names = [
+        tuple(crossed.choices.models[k] for k in crossed.choices.orders[o]) for o in crossed.choices.order
+    ]
+    # Where no outcome is near, only the models of the route are asked.
+    assert [("small" in one) for one in names] == [True, True, True, False, False]
+    found = tune_models(made, crossed, goal=Goal("saving", "quality", 1.0))
+    assert found.curve.figures["saving"].max() == pytest.approx(0.54, abs=0.03)  # three of five at a tenth
+
+
 def test_an_estimate_never_saw_its_prompt(models):
     """Scores that no text explains: whoever had seen them would know better than chance."""
     router, generator = models(), np.random.default_rng(3)
@@ -520,6 +546,14 @@ def test_the_tokens_of_a_log_count(models):
     assert found.now.cost.value == pytest.approx(200 * 1e-6)
     with pytest.raises(ConfigError, match="fewer than two decisions"):
         tune_log(router, rows[-5:], goal=goal)
+
+
+def test_what_a_rule_decided_stays_in_a_log(models):
+    generator = np.random.default_rng(0)
+    rows = logged(20, [[0.5, 0.5]] * 20, generator, reason="rule")
+    found = tune_log(models(), rows, goal=Goal("saving", "quality", 0.0))
+    assert len(found.curve) == 1 and found.chosen.known.value == 1.0
+    assert found.chosen.saving.value == pytest.approx(0.45)
 
 
 def test_a_limit_is_tuned_on_a_log(router):
