@@ -48,12 +48,10 @@ _STEP = 256  # prompts between two signs of progress
 
 @dataclass(slots=True)
 class GradedSet:
-    """Distinct prompts with the grades of several models, and what an estimator learns from.
+    """Distinct prompts with the grades of several models, and the outcomes that an estimator learns from.
 
-    Of each prompt: `vectors`, `features`, `characters`, `routes`, how often it was graded (`weights`), and
-    for each model that graded it the list of `scores`. `key` of `outcomes` and prompts is the hash of the
-    text.
-    left_out: prompts that cannot count, because a model that could have served has no grade there.
+    Of each prompt: `keys`, the hash of its text, as in the outcomes; its vector, features, length and route;
+    and the scores of each model that was graded on it.
     """
 
     outcomes: list[Outcome]
