@@ -49,6 +49,7 @@ bench: $(BIN)/pytest
 	$(BIN)/python bench/fitting.py
 	$(BIN)/python bench/report.py --data $(DATA)
 	$(BIN)/python bench/log_speed.py
+	$(BIN)/python bench/tune.py --data $(DATA)
 	$(BIN)/python bench/faiss_kinds.py --data $(DATA)
 
 clean:

@@ -23,6 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 
 from semroute import catalog, vote
@@ -389,6 +390,16 @@ class Router:
         """The outcomes this router knows. Raises StoreUnavailable when its settings name no store."""
         return self._snapshot.remembering()
 
+    def vectors(self, prompts: Sequence[str]) -> Vectors:
+        """What outcomes on `prompts` are compared by, (n, dim) float32 unit rows. Raises EncoderError."""
+        snapshot = self._snapshot
+        batches = (prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH))
+        return np.concatenate([snapshot.vectors(batch) for batch in batches])
+
+    def limits(self) -> dict[str, Limits]:
+        """What a vote for each route must reach: what the route or the settings say, else what was fitted."""
+        return self._snapshot.limits
+
     def _decided(self, decision: Decision, verdict: _Verdict, prompt: Prompt, request: _Request) -> None:
         """Remember a decision, and tell of it."""
         if verdict.seen is not None or self._feeds:
@@ -560,7 +571,7 @@ class _Snapshot:
         self._reader = Reader(self._texts, known_words(index.manifest.encoder.name))
         self._judge = Judge(index.fitted, self._names)
         self._default_limits = _default_limits(index)
-        self._limits = {
+        self.limits = {
             route.name: _own_limits(index, route, fitted)
             for route, fitted in zip(index.config.routes, index.fitted.route_min_confidence, strict=True)
         }
@@ -723,7 +734,7 @@ class _Snapshot:
     def _judged(self, found: Vote | None, seen: _Seen | None, rule: str | None) -> _Verdict:
         if found is None:
             return _Verdict(None, "error", "The encoder gave no usable vector for this text.", rule=rule)
-        judged = vote.judge(found, self._limits.get(found.best or "", self._default_limits))
+        judged = vote.judge(found, self.limits.get(found.best or "", self._default_limits))
         return _Verdict(
             route=found.best if judged.accepted else None,
             reason=judged.reason,
@@ -775,9 +786,13 @@ class _Snapshot:
 
     def seen(self, prompt: str) -> _Seen:
         """A prompt as outcomes are compared by. Raises EncoderError."""
-        vectors = self.encoder.encode([self._reader.readings(prompt)[0]], kind="query")
+        return _Seen(prompt, self.vectors([prompt])[0])
+
+    def vectors(self, prompts: Sequence[str]) -> Vectors:
+        """Those of the prompts as they are read, (n, dim) float32. Raises EncoderError."""
+        vectors = self.encoder.encode([self._reader.readings(prompt)[0] for prompt in prompts], kind="query")
         route_index.check_array(vectors, self.index.manifest.encoder.dim)
-        return _Seen(prompt, vectors[0])
+        return vectors
 
     def expected(
         self, prompts: Sequence[str], routes: Sequence[str | None]
@@ -786,8 +801,7 @@ class _Snapshot:
         memory, models, found = self.remembering(), tuple(self._settings.models), []
         for start in range(0, len(prompts), _BATCH):
             batch = prompts[start : start + _BATCH]
-            vectors = self.encoder.encode([self._reader.readings(one)[0] for one in batch], kind="query")
-            route_index.check_array(vectors, self.index.manifest.encoder.dim)
+            vectors = self.vectors(batch)
             for text, vector, route in zip(batch, vectors, routes[start : start + _BATCH], strict=True):
                 found.append(memory.estimates(estimate.Prompt(vector, trend.features(text), route), models))
         return found
@@ -816,9 +830,7 @@ class _Snapshot:
         memory, added = self.remembering(), 0
         for start in range(0, len(graded), _BATCH):
             batch = graded[start : start + _BATCH]
-            read = [self._reader.readings(row.prompt)[0] for row in batch]
-            vectors = self.encoder.encode(read, kind="query")
-            route_index.check_array(vectors, self.index.manifest.encoder.dim)
+            vectors = self.vectors([row.prompt for row in batch])
             outcomes = [
                 self.outcome(
                     _Seen(row.prompt, vector),

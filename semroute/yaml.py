@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -193,6 +194,13 @@ def compose(text: str, file: str) -> Document:
         composer.problems.append(_syntax_problem(error, text, file))
         complete = False
     return Document(file, composer.root, complete and not composer.dropped, tuple(composer.problems))
+
+
+def events_of(text: str) -> Iterator[events.Event]:
+    """The events of a text that `compose` reads without a problem. Their marks count its characters."""
+    parser = _open_events(_SurrogatePairs(text).text)
+    while (event := parser.get_event()) is not None:
+        yield event
 
 
 class _Stopped(Exception):  # noqa: N818 - never leaves this module
