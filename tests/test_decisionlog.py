@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +415,21 @@ def test_a_log_in_postgresql_needs_no_pgvector(postgres, tmp_path):
         assert connection.execute(
             "SELECT count(*) FROM pg_extension WHERE extname = 'vector'"
         ).fetchone() == (0,)
+
+
+def test_replicas_that_start_together_all_find_the_log(postgres, tmp_path):
+    """Who has looked before another one made the tables must look again, and not make them twice."""
+    with ThreadPoolExecutor(6) as pool:
+        for spec in [postgres.new_schema() for _ in range(8)]:
+            start_line = threading.Barrier(6)
+
+            def open_one(spec=spec, start_line=start_line):
+                start_line.wait()
+                with open_log(spec, root=tmp_path) as log:
+                    return log.key
+
+            keys = [future.result() for future in [pool.submit(open_one) for _ in range(6)]]
+            assert len(set(keys)) == 1
 
 
 def test_rows_in_postgresql_can_be_asked_in_sql(postgres, tmp_path):

@@ -121,9 +121,9 @@ def route(
     step: Annotated[
         str | None, typer.Option("--step", help="The step of a pipeline, for rules.", show_default=False)
     ] = None,
-    log: Annotated[
-        bool, typer.Option("--log/--no-log", help="Write to the decision log, where there is one.")
-    ] = True,
+    no_log: Annotated[
+        bool, typer.Option("--no-log", help="Leave the decision log, where there is one, as it is.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Route a prompt and say why, with the nearest utterances."""
@@ -132,7 +132,7 @@ def route(
     from semroute.router import Router
 
     texts: list[Prompt] = [prompt] if prompt is not None else _read_prompts(str(prompts))
-    router = Router.load(index, log=log)
+    router = Router.load(index, log=not no_log)
     many = prompts is not None
     for start in range(0, len(texts), _BATCH):
         for decision in router.route_many(texts[start : start + _BATCH], step=step):

@@ -37,6 +37,12 @@ META: tuple[LiteralString, ...] = (
 )
 """What the first migration of each family ends with: stores that share a database share its key."""
 
+# Under the lock, before looking: to_regclass() may answer from a cache that knows no table of others yet.
+_MAKE_RECORD = (
+    "CREATE TABLE IF NOT EXISTS semroute_migrations"
+    " (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+)
+
 T = TypeVar("T")
 
 
@@ -63,6 +69,8 @@ class Server:
     def connect(self) -> Connection:
         """A connection that cannot wait for ever for anything, and that tells of a commit when it is kept."""
         connection: Connection = psycopg.connect(**self._parameters, autocommit=True)
+        # Whoever has waited for a lock sees what was committed meanwhile.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         try:
             settings = {
                 "statement_timeout": f"{STATEMENT_TIMEOUT_S * 1000:.0f}",
@@ -216,7 +224,8 @@ def migrate(
     while (done := _applied(connection, where, migrations)) < len(migrations):
         with connection.transaction():
             connection.execute(MIGRATING)  # replicas that start together take turns
-            if _applied(connection, where, migrations) == done:
+            connection.execute(_MAKE_RECORD)
+            if _recorded(connection, where, migrations) == done:
                 _apply(connection, migrations[done], fill)
 
 
@@ -224,16 +233,16 @@ def _applied(connection: Connection, where: str, migrations: Sequence[Migration]
     """How many of `migrations` the database has. Raises StoreMismatch when it has others."""
     if connection.execute("SELECT to_regclass('semroute_migrations')").fetchone() == (None,):
         return 0
+    return _recorded(connection, where, migrations)
+
+
+def _recorded(connection: Connection, where: str, migrations: Sequence[Migration]) -> int:
     names = connection.execute("SELECT name FROM semroute_migrations").fetchall()
     return databases.done((name for (name,) in names), migrations, where, "database")
 
 
 def _apply(connection: Connection, migration: Migration, fill: Fill | None) -> None:
     name, statements = migration
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS semroute_migrations"
-        " (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-    )
     names = {} if fill is None else fill(connection)
     for statement in statements:
         connection.execute(sql.SQL(statement).format(**names))
