@@ -61,7 +61,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(package, "ok", version(package))
         except PackageNotFoundError:
-            yield Finding(package, "broken", "not installed: pip install --force-reinstall semroute-router")
+            yield Finding(package, "broken", "not installed: install semroute-router again, with its dependencies")
 
 
 def _processor() -> tuple[Status, str]:

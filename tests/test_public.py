@@ -251,3 +251,11 @@ def test_nobody_is_told_to_install_another_project():
             words = line.replace("'", " ").replace('"', " ").replace("`", " ").replace("[", " ").split()
             if "install" in words and "pip" in line:
                 assert "semroute" not in words, f"{path}: {line}"
+
+
+def test_no_hint_presumes_that_the_package_stands_on_an_index():
+    root = PACKAGE.parent
+    for path in [*PACKAGE.rglob("*.py"), *root.glob("*.md"), *root.glob("docs/*.md")]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            said = line.partition("pip install")[2]
+            assert "semroute-router" not in said, f"{path}: {line}"
