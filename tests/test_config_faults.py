@@ -266,6 +266,11 @@ class TestC5:
                 id="space at the end of a name",
             ),
             pytest.param(
+                "name: default\nmodel: m\nutterances: [x]\n",
+                "1:7: `default` is what serves where no route wins; give the route another name",
+                id="a route called default",
+            ),
+            pytest.param(
                 f"name: {'a' * 101}\nmodel: m\nutterances: [x]\n",
                 "1:7: a name has at most 100 characters, not 101",
                 id="long name",
