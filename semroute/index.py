@@ -237,12 +237,14 @@ def load(folder: Path) -> RouteIndex:
         store = _store_from_bytes(contents["vectors"], manifest)
     except _FORGED as error:
         raise ArtifactCorrupt(
-            f"{folder}: its files are intact but do not fit together: {error}. Run `semroute build`."
+            f"{folder}: its files are intact but do not fit together: {error}. "
+            f"Run `{artifact.build_command(folder)}`."
         ) from error
     built_from = fingerprint(config, manifest.encoder, manifest.fitted.words, manifest.format)
     if built_from != manifest.fingerprint:
         raise ArtifactMismatch(
-            f"{folder}: built by a semroute that reads or fits routes differently. Run `semroute build`."
+            f"{folder}: built by a semroute that reads or fits routes differently. "
+            f"Run `{artifact.build_command(folder)}`."
         )
     return RouteIndex(
         config=config,

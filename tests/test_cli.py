@@ -211,9 +211,10 @@ def test_bad_lines_are_named_all_at_once(semroute, project):
         (("--input", "missing.txt"), "missing.txt"),
         (("--input", "in.csv"), ".jsonl"),
         (("--input", "latin.txt"), "UTF-8"),
-        (("hello", "--index", "nowhere"), "semroute build"),
+        (("hello", "--index", "nowhere"), "`semroute build --index nowhere`"),
+        (("hello", "--index", "no where"), "`semroute build --index 'no where'`"),
     ],
-    ids=["nothing", "both", "missing", "suffix", "latin", "no index"],
+    ids=["nothing", "both", "missing", "suffix", "latin", "no index", "no index, with a space"],
 )
 def test_wrong_input_is_exit_code_two_and_a_sentence(semroute, project, arguments, said):
     (project / "latin.txt").write_bytes(b"caf\xe9")

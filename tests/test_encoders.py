@@ -849,7 +849,9 @@ def test_sentence_transformers_that_can_run_code_is_refused(
     metadata.parent.mkdir(parents=True)
     metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
     monkeypatch.syspath_prepend(metadata.parent.parent)
-    with pytest.raises(EncoderUnavailable, match=f"{package} {version} can run code.*the extra `sentence-transformers`"):
+    with pytest.raises(
+        EncoderUnavailable, match=f"{package} {version} can run code.*the extra `sentence-transformers`"
+    ):
         open_model(model)
 
 

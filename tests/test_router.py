@@ -557,10 +557,14 @@ def test_semroute_aroute_and_route_many(write_project, tmp_path):
 def test_without_an_index_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SEMROUTE_INDEX", raising=False)
-    with pytest.raises(ArtifactMissing, match="semroute build"):
+    with pytest.raises(ArtifactMissing, match="`semroute build`"):
         semroute.route("hello")
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError, match="`semroute build --index nowhere`"):
         semroute.load("nowhere")
+    (tmp_path / "project" / "routes").mkdir(parents=True)
+    cure = "`semroute build --routes project/routes --index project/index`"
+    with pytest.raises(ArtifactError, match=cure):
+        semroute.load("project/index")
 
 
 def test_threads_that_come_first_at_once_load_one_index(write_project, tmp_path):

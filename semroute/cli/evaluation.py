@@ -36,6 +36,7 @@ def evaluate_index(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the routing on labelled prompts, and show which were wrong and why."""
+    from semroute.artifact import build_command
     from semroute.evaluate import evaluate, heldout_cases, read_cases
     from semroute.router import Router
 
@@ -43,8 +44,8 @@ def evaluate_index(
     labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
     if not labelled:
         refuse(
-            f"{index} holds no heldout prompts. Add `heldout:` to the routes and run `semroute build`, "
-            "or name labelled prompts with --cases FILE.jsonl."
+            f"{index} holds no heldout prompts. Add `heldout:` to the routes and run "
+            f"`{build_command(index)}`, or name labelled prompts with --cases FILE.jsonl."
         )
     with progress("Evaluating") as advance:
         evaluation = evaluate(router, labelled, advance)

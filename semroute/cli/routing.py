@@ -47,6 +47,7 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Write a commented starter folder. Never overwrites anything."""
+    from semroute.artifact import build_command
     from semroute.starter import write_starter
 
     written = write_starter(routes)
@@ -55,7 +56,8 @@ def init(
     else:
         for path in written:
             print_line(str(path))
-    say("Edit them, then run:\n  [bold]semroute build[/]\n  [bold]semroute route 'your prompt'[/]")
+    command = escape(build_command(Path("index"), routes))
+    say(f"Edit them, then run:\n  [bold]{command}[/]\n  [bold]semroute route 'your prompt'[/]")
 
 
 def validate(
@@ -198,6 +200,7 @@ def schema(
 
 
 def _check_index(routes: Path, index: Path, as_json: bool) -> None:
+    from semroute.artifact import build_command
     from semroute.build import check_index
 
     changes = check_index(routes, index)
@@ -209,7 +212,8 @@ def _check_index(routes: Path, index: Path, as_json: bool) -> None:
     else:
         print_line(f"{index}: up to date with {routes}")
     if changes:
-        say(f"{index} is stale against {routes}. Run: [bold]semroute build[/]")
+        command = escape(build_command(index, routes))
+        say(f"{escape(str(index))} is stale against {escape(str(routes))}. Run: [bold]{command}[/]")
         raise typer.Exit(CHECK_FAILED)
 
 

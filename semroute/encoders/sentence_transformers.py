@@ -119,7 +119,9 @@ def _require_library(name: str) -> None:
         try:
             found = version(package)
         except PackageNotFoundError as error:
-            raise EncoderUnavailable(f"encoder {name}: {package} is not installed: {install_extra(_EXTRA)}") from error
+            raise EncoderUnavailable(
+                f"encoder {name}: {package} is not installed: {install_extra(_EXTRA)}"
+            ) from error
         if tuple(int(number) for number in re.findall(r"\d+", found)[:3]) < oldest:
             wanted = ".".join(map(str, oldest))
             raise EncoderUnavailable(

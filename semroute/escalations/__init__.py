@@ -142,7 +142,8 @@ def open_store(spec: str, *, root: Path) -> Store:
             from semroute.escalations.postgres import PostgresStore
         except ImportError as error:
             raise StoreUnavailable(
-                f"a PostgreSQL store needs psycopg, which does not load ({error}); {install_extra('postgres')}"
+                f"a PostgreSQL store needs psycopg, which does not load ({error}); "
+                + install_extra("postgres")
             ) from error
         return PostgresStore(spec)
     raise StoreUnavailable("no such kind of store; write sqlite:PATH or postgresql://USER@HOST/DATABASE")
