@@ -28,11 +28,12 @@ from semroute import index as route_index
 from semroute.catalog import Need
 from semroute.config import Route, Rule, Weights
 from semroute.decision import Candidate, Decision, PastOutcome, Reason, Vote
-from semroute.encoders import open_encoder, open_words
+from semroute.encoders import is_spec, open_encoder, open_words
 from semroute.encoders.base import clip
 from semroute.encoders.bundled import known_words
 from semroute.errors import (
     ArtifactMismatch,
+    EncoderUnavailable,
     EncodingFailed,
     SemrouteError,
     StoreUnavailable,
@@ -770,6 +771,11 @@ def _own_limits(index: RouteIndex, route: Route, fitted: float) -> Limits:
 
 def _encoder_for(index: RouteIndex, folder: Path) -> Encoder:
     record = index.manifest.encoder
+    if not is_spec(record.name):
+        raise EncoderUnavailable(
+            f"{folder}: built with an encoder {record.name!r} that no name opens; "
+            "pass the object that made it: semroute.load(folder, encoder=...)"
+        )
     return open_encoder(record.name, root=folder.absolute().parent, dim=record.dim)
 
 

@@ -22,7 +22,7 @@ import semroute
 from semroute import Router, catalog, index
 from semroute.build import build_index
 from semroute.config import Weights, load_config
-from semroute.errors import ArtifactError, ArtifactMismatch, ArtifactMissing
+from semroute.errors import ArtifactError, ArtifactMismatch, ArtifactMissing, EncoderUnavailable
 from semroute.testing import FailingEncoder, HashEncoder
 
 ENCODER = HashEncoder(dim=64)
@@ -565,6 +565,13 @@ def test_without_an_index_the_error_says_what_to_do(tmp_path, monkeypatch):
     cure = "`semroute build --routes project/routes --index project/index`"
     with pytest.raises(ArtifactError, match=cure):
         semroute.load("project/index")
+
+
+def test_an_index_of_an_encoder_object_asks_for_that_object(write_project, tmp_path):
+    build_index(write_project(), tmp_path / "index", encoder=ENCODER)
+    with pytest.raises(EncoderUnavailable, match=r"encoder 'hash:64'.*pass .* encoder="):
+        semroute.load(tmp_path / "index")
+    assert semroute.load(tmp_path / "index", encoder=ENCODER).route("hello there").route == "smalltalk"
 
 
 def test_threads_that_come_first_at_once_load_one_index(write_project, tmp_path):
