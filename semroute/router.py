@@ -70,6 +70,7 @@ class _Request:
     metadata: Mapping[str, Any]
 
 
+_RIGHT_WEIGHTS = "there are quality, cost, ttft and itl, each a number of 0 or more"
 _PLAIN = _Request(Need(), None, None, {})
 
 
@@ -718,9 +719,12 @@ def _parsed(name: str, parse: Callable[[Any], _Parsed], value: Any, faults: list
 
 
 def _weights(weights: Weights | Mapping[str, float] | str) -> Weights:
-    if isinstance(weights, str):
-        return catalog.parse_weights(weights)
-    return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
+    try:
+        if isinstance(weights, str):
+            return catalog.parse_weights(weights)
+        return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{_first_line(error)}; {_RIGHT_WEIGHTS}") from error
 
 
 def _names(names: Collection[str]) -> frozenset[str]:
@@ -732,7 +736,8 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return f"{type(error).__name__}: {error}".split("\n", 1)[0]
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return f"{kind}{error}".split("\n", 1)[0]
 
 
 def _anonymous(error: Exception) -> str:

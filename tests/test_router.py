@@ -88,11 +88,16 @@ def test_weights_in_short_form_are_the_same_weights():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "q:1", "router@", "router@q", "router@q:1|q:2", "router@x:1", "router@q:-1", "router@q:nan"]
-)
-def test_weights_that_are_none_are_an_error_in_the_decision(router_of, text):
-    decision = router_of().route("where is my refund", weights=text)
+    "weights",
+    [
+        "", "q:1", "router@", "router@q", "router@q:1|q:2", "router@x:1", "router@q:-1", "router@q:nan",
+        {"price": 1}, {"cost": -1}, {"cost": "1"}, {"cost": None}, 5, ["quality"],
+    ],
+)  # fmt: skip
+def test_weights_that_are_none_are_an_error_that_says_what_is_right(router_of, weights):
+    decision = router_of().route("where is my refund", weights=weights)
     assert (decision.reason, decision.model) == ("error", "big") and "bad weights" in decision.detail
+    assert "quality, cost, ttft and itl, each a number of 0 or more" in decision.detail
 
 
 def test_every_utterance_goes_to_its_route_whatever_polite_words_it_holds(router_of):
