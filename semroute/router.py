@@ -46,7 +46,7 @@ from semroute.rules import Facts, RuleBook
 from semroute.text import Prompt, PromptError, is_blank, routed_text
 from semroute.ulid import new_ulid, ulid_of
 from semroute.vote import NO_VOTE, Judge, Limits, head_view
-from semroute.wording import Reader
+from semroute.wording import PARTS, Reader
 
 if TYPE_CHECKING:
     from semroute.encoders.base import Encoder, Vectors
@@ -92,6 +92,17 @@ class _Seen(NamedTuple):
 
     text: str
     vector: Vectors
+
+
+class _Voted(NamedTuple):
+    """The vote on a text, None where there is no usable vector; of a long one, the part it is on.
+
+    seen: what outcomes are compared by, where any are.
+    """
+
+    vote: Vote | None
+    part: str
+    seen: _Seen | None
 
 
 class _Plan(NamedTuple):
@@ -435,23 +446,19 @@ class _Snapshot:
             _log.error("The default serves %d prompt(s): %s", len(texts), _anonymous(error))
             detail = f"The encoder failed ({type(error).__name__})."
             return [_Verdict(None, "error", detail, rule=name) for _ in texts]
-        return [self._judged(found, seen, name) for found, seen in votes]
+        return [self._judged(voted, name) for voted in votes]
 
-    def _votes(
-        self, texts: Sequence[str], only: frozenset[int] | None
-    ) -> list[tuple[Vote | None, _Seen | None]]:
-        """The vote on each text, of several readings the surest; and what outcomes are compared by.
-
-        None where there is no usable vector.
-        """
+    def _votes(self, texts: Sequence[str], only: frozenset[int] | None) -> list[_Voted]:
+        """The vote on each text, of several readings the surest."""
         readings = [self._reader.readings(text) for text in texts]
         votes, vectors = self._votes_as_read(readings, [self._written(text, only) for text in texts], only)
-        found: list[tuple[Vote | None, _Seen | None]] = []
+        found: list[_Voted] = []
         place = 0
         for text, group in zip(texts, readings, strict=True):
             remembers = self.memory is not None and votes[place] is not None
             seen = _Seen(text, vectors[place]) if remembers else None
-            found.append((_surest(votes[place : place + len(group)]), seen))
+            surest, part = _surest(votes[place : place + len(group)])
+            found.append(_Voted(surest, part if len(group) > 1 else "", seen))
             place += len(group)
         return found
 
@@ -494,18 +501,19 @@ class _Snapshot:
         texts = [self._texts[row] for row in nearest.rows]
         return self._judge.vote(nearest.similarities, routes, texts, vector, only, view, written, chances)
 
-    def _judged(self, found: Vote | None, seen: _Seen | None, rule: str | None) -> _Verdict:
+    def _judged(self, voted: _Voted, rule: str | None) -> _Verdict:
+        found = voted.vote
         if found is None:
             return _Verdict(None, "error", "The encoder gave no usable vector for this text.", rule=rule)
         judged = vote.judge(found, self._limits.get(found.best or "", self._default_limits))
         return _Verdict(
             route=found.best if judged.accepted else None,
             reason=judged.reason,
-            detail=judged.detail,
+            detail=_of_part(voted.part, judged.detail, accepted=judged.accepted),
             vote=found,
             confidence=found.confidence,
             rule=rule,
-            seen=seen,
+            seen=voted.seen,
         )
 
     def remembering(self) -> Memory:
@@ -749,11 +757,17 @@ def _anonymous(error: Exception) -> str:
     return f"{type(error).__name__} at {where}"
 
 
-def _surest(votes: Sequence[Vote | None]) -> Vote | None:
-    """The vote with the highest confidence, the first of equals; None where there is none."""
-    return max(
-        (found for found in votes if found is not None), key=lambda found: found.confidence, default=None
-    )
+def _surest(votes: Sequence[Vote | None]) -> tuple[Vote | None, str]:
+    """The vote with the highest confidence, the first of equals, and the part that it is on."""
+    found = [(one, part) for one, part in zip(votes, PARTS, strict=False) if one is not None]
+    return max(found, key=lambda pair: pair[0].confidence, default=(None, ""))
+
+
+def _of_part(part: str, detail: str, *, accepted: bool) -> str:
+    """`detail` of a decision, with the part of a long prompt that it speaks of."""
+    if not part:
+        return detail
+    return f"The {part} of the prompt {'decided' if accepted else 'came closest'}: {detail}"
 
 
 def _default_limits(index: RouteIndex) -> Limits:

@@ -242,6 +242,34 @@ def test_ten_million_characters_cost_no_more_than_a_long_prompt(shared_router):
         assert decision.elapsed_ms < 1_000  # the target is 50 ms; a tokenizer left alone takes 13 s
 
 
+MATTER = "The quarterly figures of the northern branch were compiled by several hands over many weeks. " * 5
+
+
+ASIDE = "The weather was lovely on that green hill."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "part"),
+    [
+        (f"Write a python function that sorts a list. {MATTER}", "start"),
+        (f"{MATTER}Write a python function that sorts a list.", "end"),
+        (f"{ASIDE} {'Write a python function, fix this bug in my code. ' * 6}{ASIDE}", "whole"),
+    ],
+    ids=["start", "end", "whole"],
+)
+def test_of_a_long_prompt_the_decision_says_which_part_decided(shared_router, prompt, part):
+    one, many = shared_router.route(prompt), shared_router.route_many([prompt])[0]
+    assert (one.route, one.reason) == ("coding", "match")
+    assert one.detail == many.detail and one.detail.startswith(f"The {part} of the prompt decided: 'coding'")
+
+
+def test_of_a_long_prompt_that_is_refused_the_decision_says_which_part_came_closest(shared_router):
+    decision = shared_router.route(f"{MATTER}What a lovely green hill that was.")
+    assert decision.route is None
+    assert re.match("The (whole|start|end) of the prompt came closest: ", decision.detail)
+    assert "of the prompt" not in shared_router.route("What a lovely green hill that was.").detail
+
+
 # Failing open ----------------------------------------------------------------------------------------------------
 
 
