@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,16 +60,27 @@ def check(config: Config, known: KnownIdentity, folder: Path) -> list[str]:
     Raises ArtifactMissing, ArtifactCorrupt or ArtifactMismatch.
     """
     manifest, contents = artifact.read(folder)
+    return differences(config, known, manifest, lambda: config_from_bytes(contents["config"]))
+
+
+def differences(
+    config: Config, known: KnownIdentity, manifest: artifact.Manifest, built: Callable[[], Config]
+) -> list[str]:
+    """In what `config` differs from what was built, in words; empty when it does not.
+
+    known: the encoder that `config` names. manifest: what the index says of itself. built: gives the config
+    inside it, and is asked only where there is a difference to name.
+    """
     changes = encoder_changes(known, manifest.encoder)
     words = words_revision(manifest.encoder.name)
     if fingerprint(config, manifest.encoder, words) != manifest.fingerprint:
-        changes += _config_changes(contents, config) or ["how routes are fitted (another semroute)"]
+        changes += _config_changes(built, config) or ["how routes are fitted (another semroute)"]
     return changes
 
 
-def _config_changes(contents: Mapping[str, bytes], config: Config) -> list[str]:
+def _config_changes(read_built: Callable[[], Config], config: Config) -> list[str]:
     try:
-        built = config_from_bytes(contents["config"])
+        built = read_built()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
         return ["the stored config (it is none, or another semroute wrote it)"]
     return config_changes(built, config)

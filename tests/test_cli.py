@@ -159,6 +159,28 @@ def test_route_explains_itself_to_people(semroute, project):
     assert "\x1b[" not in done.stdout
 
 
+@pytest.mark.parametrize("command", [("route", "where is my refund?"), ("eval", "--cases", "cases.jsonl")])
+def test_an_index_that_is_stale_against_routes_beside_it_is_named_once(
+    semroute, write_project, project, command
+):
+    write_cases(project, *[{"prompt": "hello there", "route": "smalltalk"}] * 3)
+    assert semroute(*command).stderr == ""
+    key = "index" if command[0] == "eval" else "route"
+    before = json.loads(semroute(*command, "--json").stdout)[key]
+    write_project(ROUTES | {"news": ["what happened"]}, {"vote": {"neighbors": 5}})
+    done = semroute(*command, "--json")
+    assert done.stderr.splitlines() == [
+        "note: index is stale against routes (route news: added and 1 more). Run `semroute build`."
+    ]
+    assert (done.returncode, json.loads(done.stdout)[key]) == (0, before)
+    write_project({"a": [7]})
+    done = semroute(*command)
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
+    assert "routes/000.yaml:1:" in done.stderr
+    (project / "routes").rename(project / "elsewhere")
+    assert semroute(*command).stderr == ""
+
+
 def test_prompts_of_a_text_file_in_order(semroute, project):
     (project / "in.txt").write_text(
         "where is my refund\r\n\nhello there\nzygote quixotic\u2028flummox\n", "utf-8"

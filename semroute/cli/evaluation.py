@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from semroute.cli.output import IndexOption, JsonOption, console, print_json, print_markup, progress, refuse
+from semroute.cli.output import (
+    IndexOption,
+    JsonOption,
+    console,
+    print_json,
+    print_markup,
+    progress,
+    refuse,
+    say_if_stale,
+)
 
 _SHOWN_WRONG = 20
 
@@ -41,6 +50,7 @@ def evaluate_index(
     from semroute.router import Router
 
     router = Router.load(index)
+    say_if_stale(router.index, index)
     labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
     if not labelled:
         refuse(

@@ -22,6 +22,7 @@ from semroute.cli.output import (
     progress,
     refuse,
     say,
+    say_if_stale,
     say_warnings,
 )
 from semroute.errors import ConfigError, Problem
@@ -132,6 +133,7 @@ def route(
 
     texts: list[Prompt] = [prompt] if prompt is not None else _read_prompts(str(prompts))
     router = Router.load(index)
+    say_if_stale(router.index, index)
     many = prompts is not None
     for start in range(0, len(texts), _BATCH):
         for decision in router.route_many(texts[start : start + _BATCH], step=step):
