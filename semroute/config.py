@@ -243,6 +243,9 @@ def _is_about_key(details: ErrorDetails) -> bool:
 def _problem(shape: type[Shape], source: Source, details: ErrorDetails) -> Problem:
     path = _written(details)
     key = details["type"] == "extra_forbidden" or _is_about_key(details)
+    if details["type"] == "string_type" and details["input"] is None and source.is_cut(*path):
+        message = "what follows `#` is a comment; put it in quotes if it is the text"
+        return source.problem(message, *path)
     return source.problem(_message(shape, path, details), *path, key=key)
 
 
@@ -276,7 +279,8 @@ _WANTED = {
 _CURES = {
     **{(wanted, _NOTHING): "; fill it or delete it" for wanted in _WANTED.values()},
     **{(_TEXT, found): "; put it in quotes" for found in (_BOOLEAN, _NUMBER, _FRACTION)},
-    (_TEXT, _MAPPING): "; a text with `: ` in it needs quotes",
+    (_TEXT, _MAPPING): "; put it in quotes if it is a text, as one with `: ` in it or at its end must be",
+    (_TEXT, _LIST): "; put it in quotes if it is a text",
     (_NUMBER, _TEXT): "; write it as in 0.5, without quotes",
     (_WHOLE, _TEXT): "; write it as in 20, without quotes",
     (_BOOLEAN, _TEXT): "; write true or false, without quotes",

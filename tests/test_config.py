@@ -605,6 +605,31 @@ def test_fifteen_thousand_utterances(tmp_path: Path) -> None:
     assert time.perf_counter() - dumped < 0.5
 
 
+def test_a_text_that_swallows_the_item_below_it_is_a_warning(tmp_path):
+    """One space too many before `- `, and YAML reads two utterances as one."""
+    (tmp_path / "semroute.yaml").write_text("default: {model: m}\nmodels: {m: }\n")
+    (tmp_path / "a.yaml").write_bytes(
+        b"name: a\nmodel: m\nutterances:\n"
+        b"  - one\n"
+        b"    - two\n"
+        b"  - three\n"
+        b"    goes on -\n"
+        b"    here\n"
+        b"  - 'four\n"
+        b"  - five'\n"
+        b"  - |\n"
+        b"    a list:\n"
+        b"    - in a block\n"
+        b"heldout:\n"
+        b"    - six\r\n"
+        b"       - seven\r\n"
+    )
+    config = load_config(tmp_path)
+    assert [(warning.line, warning.column) for warning in config.warnings] == [(5, 5), (10, 3), (16, 8)]
+    assert f"that begins at {tmp_path}/a.yaml:4:5; indent each `- ` alike" in config.warnings[0].message
+    assert config.routes[0].utterances[:2] == ("one - two", "three goes on - here")
+
+
 def test_a_text_that_a_comment_cuts_is_a_warning(tmp_path):
     """The likeliest slip of people who write prompts into YAML: ` #` begins a comment."""
     (tmp_path / "semroute.yaml").write_text("default: {model: m}\nmodels: {m: }\n")
