@@ -145,7 +145,7 @@ def _config(sources: Sources, problems: list[Problem]) -> Config:
     if problems or settings is None:
         raise ConfigError(tuple(sorted(problems)))
     valid = tuple(route for route in routes if route is not None)
-    warnings = [*texts.warnings(), *_settings_warnings(settings, sources)]
+    warnings = [*texts.warnings(), *_settings_warnings(settings, sources), *_lone_texts(valid, sources)]
     return Config(settings, valid, tuple(sorted(warnings)), sources)
 
 
@@ -167,6 +167,16 @@ def _settings_warnings(settings: Settings, sources: Sources) -> Iterator[Problem
     if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", settings.escalations.store or ""):
         message = "this password becomes part of index/; leave it to PGPASSWORD or ~/.pgpass"
         yield sources.settings.problem(message, "escalations", "store")
+
+
+def _lone_texts(routes: tuple[Route, ...], sources: Sources) -> Iterator[Problem]:
+    """Routes of which one text is indexed: it builds, and recognises hardly more than that text."""
+    cure = "write ten or more, as different as can be"
+    for route, source in zip(routes, sources.routes, strict=True):
+        if not route.utterances:
+            yield source.problem(f"no utterances, so that only the description is indexed; {cure}", "name")
+        elif len(set(route.utterances)) == 1:
+            yield source.problem(f"a single utterance; {cure}", "name")
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:

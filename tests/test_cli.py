@@ -95,6 +95,22 @@ def test_validate_says_what_is_suspicious_and_passes(semroute, write_project):
     assert json.loads(semroute("validate", "--json").stdout)["warnings"]
 
 
+@pytest.mark.parametrize("command", ["validate", "build"])
+def test_a_route_of_a_single_text_is_a_warning(semroute, write_project, command):
+    write_project(ROUTES | {"thin": ["one text"], "thinner": {"description": "of one sentence"}})
+    done = semroute(command)
+    assert done.returncode == 0
+    assert [line.split(": ")[:3] for line in done.stderr.splitlines()] == [
+        ["routes/003.yaml:1:10", "warning", "a single utterance; write ten or more, as different as can be"],
+        [
+            "routes/004.yaml:1:10",
+            "warning",
+            "no utterances, so that only the description is indexed; write ten or more, as different as can be",
+        ],
+    ]
+    assert len(json.loads(semroute(command, "--json").stdout)["warnings"]) == 2
+
+
 def test_a_folder_that_is_not_there(semroute):
     for command in ("validate", "build"):
         done = semroute(command, "--routes", "nowhere")
