@@ -113,6 +113,15 @@ def staleness(index: RouteIndex, folder: Path) -> str | None:
     return f"stale against {routes} ({changes[0]}{more})"
 
 
+def config_beside(folder: Path) -> Config | None:
+    """The config in `routes/` beside the index in `folder`, where there is one that can be read."""
+    routes = folder.parent / "routes"
+    try:
+        return load_config(routes) if routes.is_dir() else None
+    except ConfigError:
+        return None
+
+
 def _changes(config: Config, folder: Path) -> list[str]:
     known = identify(config.settings.encoder, root=_root(folder))
     return freshness.check(config, known, folder)

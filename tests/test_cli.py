@@ -365,6 +365,34 @@ def test_eval_names_every_bad_row_at_once(semroute, project):
     assert "did you mean `billing`?" in lines[0]
 
 
+def test_eval_refuses_a_key_that_stands_twice(semroute, project):
+    (project / "cases.jsonl").write_text(
+        '{"prompt": "a", "route": "coding"}\n'
+        '{"prompt": "a", "route": "coding", "route": null}\n'
+        '{"route": "coding", "prompt": [{"role": "user", "content": "a", "content": "b"}]}\n'
+        '[{"prompt": "a", "prompt": "b"}]\n'
+    )
+    done = semroute("eval", "--cases", "cases.jsonl", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "cases.jsonl:2:36: duplicate key `route`; keep one.",
+        "cases.jsonl:3:31: duplicate key `content`; keep one.",
+        "cases.jsonl:4:1: duplicate key `prompt`; keep one.",
+    ]
+
+
+def test_eval_says_where_a_heldout_prompt_stands(semroute, write_project, project):
+    billing = {"utterances": ROUTES["billing"], "heldout": ["how are you today my friend"]}
+    write_project(ROUTES | {"billing": billing})
+    semroute("build")
+    assert "  routes/000.yaml:1  how are you today my friend\n" in semroute("eval").stdout
+    write_project(ROUTES)
+    done = semroute("eval")
+    assert "  billing.heldout:1  how are you today my friend\n" in done.stdout and "is stale" in done.stderr
+    (project / "routes").rename(project / "elsewhere")
+    assert "  billing.heldout:1  how are you today my friend\n" in semroute("eval").stdout
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -391,7 +419,7 @@ def test_eval_takes_the_heldout_lists_or_says_what_to_do(semroute, write_project
     semroute("build")
     found = json.loads(semroute("eval", "--json").stdout)
     assert (found["in_scope"]["cases"], found["out_of_scope"]["cases"]) == (2, 1)
-    assert ("billing.heldout", 2) in [(row["file"], row["line"]) for row in found["wrong"]]
+    assert ("routes/000.yaml", 1) in [(row["file"], row["line"]) for row in found["wrong"]]
 
 
 def test_eval_shows_twenty_wrong_prompts_or_all_and_cuts_nothing_in_a_pipe(semroute, project):

@@ -52,7 +52,7 @@ ALLOWED = {
     "evaluate": {"config", "decision", "errors", "jsonl", "router", "sources", "text", "yaml"},
     "freshness": {"artifact", "changes", "config", "encoders", "errors"},
     "index": {"artifact", "calibrate", "config", "encoders", "errors", "freshness", "vote"},
-    "jsonl": {"errors"},
+    "jsonl": {"errors", "yaml"},
     "lint": {"config", "decision", "encoders", "errors", "index", "router", "sources", "vote", "yaml"},
     "router": {
         "catalog",

@@ -46,12 +46,17 @@ def evaluate_index(
 ) -> None:
     """Measure the routing on labelled prompts, and show which were wrong and why."""
     from semroute.artifact import build_command
+    from semroute.build import config_beside
     from semroute.evaluate import evaluate, heldout_cases, read_cases
     from semroute.router import Router
 
     router = Router.load(index)
     say_if_stale(router.index, index)
-    labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
+    labelled = (
+        read_cases(cases, router.index.route_names)
+        if cases
+        else heldout_cases(router.index.config, config_beside(index))
+    )
     if not labelled:
         refuse(
             f"{index} holds no heldout prompts. Add `heldout:` to the routes and run "
