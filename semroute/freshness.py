@@ -17,12 +17,12 @@ from semroute.errors import ConfigError
 if TYPE_CHECKING:
     from semroute.encoders.base import EncoderIdentity, KnownIdentity
 
-FIT_VERSION = 3
+FIT_VERSION = 4
 """Of what `calibrate` fits and how: an index fitted in another way counts as stale."""
 
 
-_FIT_OF_FORMAT = {1: 1, 2: 2, artifact.FORMAT: FIT_VERSION}
-"""With which version of the fit an index of each format was made; older ones load, and count as stale."""
+_FITS_OF_FORMAT = {1: (1,), 2: (2,), artifact.FORMAT: (FIT_VERSION, 3)}
+"""With which versions of the fit an index of each format may be made; older ones load, and count as stale."""
 
 
 def fingerprint(
@@ -30,6 +30,7 @@ def fingerprint(
     encoder: EncoderIdentity | artifact.EncoderRecord,
     words: str | None,
     format_version: int = artifact.FORMAT,
+    fit: int = FIT_VERSION,
 ) -> str:
     """Digest of what an index is built from: config, encoder identity and way of fitting; never of vectors.
 
@@ -39,7 +40,7 @@ def fingerprint(
     """
     inputs = {
         "format": format_version,
-        "fit": _FIT_OF_FORMAT[format_version],
+        "fit": fit,
         "encoder": {
             "name": encoder.name,
             "revision": encoder.revision,
@@ -51,6 +52,15 @@ def fingerprint(
     if words is not None:
         inputs["words"] = words
     return "sha256:" + hashlib.sha256(artifact.canonical_json(inputs)).hexdigest()
+
+
+def made(config: Config, manifest: artifact.Manifest) -> bool:
+    """Whether `config` gives the fingerprint of `manifest`, by this way of fitting or an older one."""
+    return any(
+        fingerprint(config, manifest.encoder, manifest.fitted.words, manifest.format, fit)
+        == manifest.fingerprint
+        for fit in _FITS_OF_FORMAT[manifest.format]
+    )
 
 
 def check(config: Config, known: KnownIdentity, folder: Path) -> list[str]:

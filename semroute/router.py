@@ -352,10 +352,7 @@ class _Snapshot:
         self._reader = Reader(self._texts, known_words(index.manifest.encoder.name))
         self._judge = Judge(index.fitted, self._names)
         self._default_limits = _default_limits(index)
-        self._limits = {
-            route.name: _own_limits(index, route, fitted)
-            for route, fitted in zip(index.config.routes, index.fitted.route_min_confidence, strict=True)
-        }
+        self._limits = dict(zip(self._names, limits_of(index), strict=True))
 
     def verdict(self, prompt: Prompt, request: _Request) -> _Verdict:
         """What serves one prompt: by a rule where one decides, else by the vote of its neighbours."""
@@ -776,6 +773,12 @@ def _default_limits(index: RouteIndex) -> Limits:
         fitted.max_distance if settings.max_distance == "auto" else settings.max_distance,
         fitted.min_confidence if settings.min_confidence == "auto" else settings.min_confidence,
     )
+
+
+def limits_of(index: RouteIndex) -> list[Limits]:
+    """What each route of `index` must reach to win, in the order of the config."""
+    routes, fitted = index.config.routes, index.fitted.route_min_confidence
+    return [_own_limits(index, route, own) for route, own in zip(routes, fitted, strict=True)]
 
 
 def _own_limits(index: RouteIndex, route: Route, fitted: float) -> Limits:

@@ -85,7 +85,10 @@ def numbers(fitted):
     head = () if fitted.head is None else (fitted.head.weights.tobytes(), fitted.head.bias.tobytes())
     rest = (fitted.vote_scale, fitted.evidence, fitted.max_distance, fitted.min_confidence)
     texts = (fitted.method, fitted.on)
-    return (*head, fitted.centroids.tobytes(), *rest, fitted.route_min_confidence, *texts)
+    left_out = fitted.left_out
+    judged = (left_out.rows, left_out.routes, left_out.confidence, left_out.similarity)
+    arrays = [array.tobytes() for array in (fitted.centroids, *judged)]
+    return (*head, *arrays, *rest, fitted.route_min_confidence, *texts)
 
 
 def assert_usable(fitted, known, labels, count, dim=DIM):
@@ -97,6 +100,12 @@ def assert_usable(fitted, known, labels, count, dim=DIM):
     assert 0.3 <= fitted.max_distance <= 2.0
     assert len(fitted.route_min_confidence) == count
     assert all(0.0 <= value <= 1.0 for value in (fitted.min_confidence, *fitted.route_min_confidence))
+    left_out = fitted.left_out
+    assert len(set(left_out.rows)) == len(left_out.rows) <= len(known)
+    assert np.isin(left_out.rows, np.arange(len(known))).all()
+    assert np.isin(left_out.routes, np.arange(count)).all()
+    assert ((left_out.confidence >= 0.0) & (left_out.confidence <= 1.0)).all()
+    assert ((left_out.similarity >= -1.0) & (left_out.similarity <= 1.0)).all()
     assert fitted.centroids.shape == (count, dim) and fitted.centroids.dtype == np.float32
     assert np.isfinite(fitted.centroids).all()
     lengths = np.linalg.norm(fitted.centroids, axis=1)
@@ -365,6 +374,19 @@ def test_more_prompts_than_are_needed_are_thinned(monkeypatch):
     inside, outside = (int(part.split()[0]) for part in fitted.on.split(", "))
     assert 40 <= inside <= 44 and 40 <= outside <= 44
     assert right(fitted, known, around(rng, middles, 10, 0.6)).mean() >= 0.95
+
+
+def test_what_was_left_out_is_judged_as_a_prompt_that_nobody_had_seen():
+    rng = np.random.default_rng(10)
+    middles = centres(rng, 12)
+    known = around(rng, middles, 10, 0.6)
+    strays = around(rng, middles[:1], 3, 0.6).vectors
+    mixed = known.joined(Examples(strays, np.full(3, 5)))  # three of the sixth route say what the first does
+    left_out = fit(mixed, nothing(), nothing(), 12, NEIGHBORS).left_out
+    assert sorted(left_out.rows) == list(range(123))
+    judged = dict(zip(left_out.rows.tolist(), left_out.routes.tolist(), strict=True))
+    assert [judged[row] for row in (120, 121, 122)] == [0, 0, 0]
+    assert np.mean([judged[row] == known.routes[row] for row in range(120)]) >= 0.95
 
 
 def test_what_is_said_of_the_fit_counts_what_was_left_out():

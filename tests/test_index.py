@@ -169,10 +169,16 @@ def test_saved_and_loaded_it_is_the_same(write_project, tmp_path):
 
 def same(one, other) -> bool:
     """Whether two fits hold the same numbers."""
-    alone = [dataclasses.replace(fit, head=None, centroids=None) for fit in (one, other)]
+    alone = [dataclasses.replace(fit, head=None, centroids=None, left_out=None) for fit in (one, other)]
     alike = [getattr(alone[0], f.name) == getattr(alone[1], f.name) for f in dataclasses.fields(one)]
-    arrays = [(fit.head.weights, fit.head.bias, fit.centroids) for fit in (one, other)]
+    arrays = [
+        (fit.head.weights, fit.head.bias, fit.centroids, *_arrays(fit.left_out)) for fit in (one, other)
+    ]
     return all(alike) and all((a == b).all() for a, b in zip(*arrays, strict=True))
+
+
+def _arrays(left_out):
+    return [getattr(left_out, field.name) for field in dataclasses.fields(left_out)]
 
 
 def test_an_index_of_format_1_still_loads_and_counts_as_stale(tmp_path):
@@ -186,12 +192,13 @@ def test_an_index_of_format_1_still_loads_and_counts_as_stale(tmp_path):
     assert check_index(tmp_path / "routes", folder) != []
 
 
-def test_an_index_of_format_2_still_loads_and_counts_as_stale(tmp_path):
-    folder = Path(__file__).parent / "golden" / "format-2"
+@pytest.mark.parametrize("golden", ["format-2", "format-3"])
+def test_an_index_of_an_older_fit_still_loads_and_counts_as_stale(tmp_path, golden):
+    folder = Path(__file__).parent / "golden" / golden
     router = Router.load(folder)
     decision = router.route("where is my refund?")
     assert (decision.route, decision.reason) == ("billing", "match")
-    assert router.index.fitted.head is not None
+    assert router.index.fitted.head is not None and len(router.index.fitted.left_out.rows) == 0
     write_starter(tmp_path / "routes")
     settings = tmp_path / "routes" / "semroute.yaml"
     settings.write_text(settings.read_text().replace("encoder: minilm", "encoder: static"))

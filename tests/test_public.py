@@ -53,7 +53,7 @@ ALLOWED = {
     "freshness": {"artifact", "changes", "config", "encoders", "errors"},
     "index": {"artifact", "calibrate", "config", "encoders", "errors", "freshness", "vote"},
     "jsonl": {"errors", "yaml"},
-    "lint": {"config", "decision", "encoders", "errors", "index", "router", "sources", "vote", "yaml"},
+    "lint": {"config", "decision", "encoders", "errors", "freshness", "index", "router", "sources", "yaml"},
     "router": {
         "catalog",
         "config",

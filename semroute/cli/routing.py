@@ -154,8 +154,8 @@ def lint(
     """Name what is weak in the utterances and heldout prompts, each with its place and what would help."""
     from semroute.lint import examine
 
-    with progress("Embedding") as advance:
-        findings = examine(routes, index, progress=advance)
+    with progress("Embedding") as advance, progress("Fitting") as fitting:
+        findings = examine(routes, index, progress=advance, fitting=fitting)
     if as_json:
         print_json([finding.to_dict() for finding in findings])
     else:
