@@ -65,7 +65,10 @@ _ROUTES_FOR_HALF = 2
 """With so many routes, half of the prompts are assumed to belong to none."""
 
 _REAL_NEGATIVES = 30
-"""As many default heldout prompts weigh as much as all routes that were left out."""
+"""As many default heldout prompts weigh as much as all routes that were left out, or as many as there are
+routes if these are more. The utterances of one route say one thing: together they are about one independent
+witness of what belongs nowhere, as in a sample of clusters (Kish 1965), as is each given prompt. Where the
+routes are few, they count as 30 all the same: a handful of given prompts must not decide alone."""
 
 _FLAT = 1e-6  # a spread that says nothing
 _IMPOSSIBLE = -1e4  # a logit that no scale brings back
@@ -203,7 +206,7 @@ def fit(
         head = None
     centroids = _centroids(known, count)
     observed = _concatenated([left_out, real])
-    weights = _weights(observed.routes, len(real.routes), len(negatives), _none_share(count))
+    weights = _weights(observed.routes, len(real.routes), len(negatives), count)
     uses_logit = head is not None and count >= _FEW_ROUTES
     evidence = _evidence(observed, weights, blend.head, uses_logit=uses_logit)
     best, confidence = _judged(observed, evidence, blend)
@@ -598,17 +601,17 @@ def _none_share(count: int) -> float:
     return max(NONE_SHARE, _ROUTES_FOR_HALF / (_ROUTES_FOR_HALF + count))
 
 
-def _weights(routes: Ints, real: int, negatives: int, none_share: float) -> Floats:
-    """(m,) how much each prompt counts, 1 on average: `none_share` of all for those that belong to none.
+def _weights(routes: Ints, real: int, negatives: int, count: int) -> Floats:
+    """(m,) how much each prompt counts, 1 on average: `_none_share` of all for those that belong to none.
 
     The last `real` are the user's own `negatives`, once for each fold; the more of these, the less the routes
-    that were left out count.
+    that were left out count. count: how many routes there are.
     """
-    inside = routes >= 0
+    inside, none_share = routes >= 0, _none_share(count)
     weights = np.where(inside, _even(1.0 - none_share, inside.sum()), 0.0)
     own = np.arange(len(routes)) >= len(routes) - real
     left_out = ~inside & ~own
-    share = negatives / (negatives + _REAL_NEGATIVES) if left_out.any() else 1.0
+    share = negatives / (negatives + max(_REAL_NEGATIVES, count)) if left_out.any() else 1.0
     weights[left_out] = _even(none_share * (1.0 - share), left_out.sum())
     weights[own] = _even(none_share * share, real)
     return weights * (len(routes) / weights.sum()) if len(routes) else weights

@@ -283,6 +283,17 @@ def test_real_negatives_are_refused_more_often_and_cost_little():
     assert lost <= 0.05
 
 
+@pytest.mark.parametrize(("count", "even"), [(10, 30), (30, 30), (150, 150)])
+def test_as_many_given_negatives_as_routes_weigh_as_much_as_the_routes_left_out(count, even):
+    """Of few routes, 30."""
+    folds = 4
+    routes = np.concatenate([np.zeros(3_000), np.full(3_000 + folds * even, -1)]).astype(np.int64)
+    weights = calibrate._weights(routes, folds * even, even, count)
+    outside, given_ = weights[3_000:6_000].sum(), weights[6_000:].sum()
+    assert outside == pytest.approx(given_)
+    assert (outside + given_) / weights.sum() == pytest.approx(max(0.2, 2 / (2 + count)))
+
+
 def _often_wrong(each, negatives):
     """Ten routes; prompts that belong nowhere land on the first."""
     rng = np.random.default_rng(5)
