@@ -234,8 +234,14 @@ def test_separated_clusters_are_told_apart_and_from_what_is_foreign():
     assert refused(fitted, known, foreign).mean() >= 0.9
 
 
-@pytest.mark.parametrize("spread", [1.2, 1.6])
-def test_confidence_is_calibrated_where_clusters_overlap(spread):
+@pytest.mark.parametrize(("spread", "most"), [(0.8, 0.03), (1.2, 0.04), (1.6, 0.07)])
+def test_confidence_is_calibrated(spread, most):
+    """An expected calibration error of 0.03; a little more where clusters overlap so far that hardly one is apart.
+
+    The rest is the chance of belonging: what a fold leaves out meets three quarters of the routes, and a foreign
+    prompt all of them, so of twelve routes that lie across each other one more is near it. P(route | belongs) is
+    right to 0.01, and of many routes (CLINC150, bench/accuracy.py) the error is 0.01 to 0.02.
+    """
     rng = np.random.default_rng(2)
     middles = centres(rng, 12)
     known = around(rng, middles, 40, spread)
@@ -246,10 +252,10 @@ def test_confidence_is_calibrated_where_clusters_overlap(spread):
     truth = [*prompts.routes.tolist(), *[-1] * len(foreign)]
     confidence = np.array([vote.confidence for vote in found])
     hits = np.array([vote.best == str(route) for vote, route in zip(found, truth, strict=True)])
-    assert 0.3 < hits.mean() < 0.85
+    assert 0.3 < hits.mean() < (0.85 if spread > 1.0 else 0.9)
     bins = np.minimum((confidence * 10).astype(int), 9)
     error = sum(abs((confidence - hits)[bins == place].sum()) for place in range(10)) / len(hits)
-    assert error < 0.1
+    assert error <= most
 
 
 def test_the_vote_decides_alone_where_the_head_is_worse():
