@@ -333,7 +333,7 @@ TEXTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), max_size=4), TEXTS, st.sampled_from([HashEncoder(), Table()]))
 def test_any_project_that_is_valid_can_be_linted_and_twice_alike(routes, default, encoder):
     with tempfile.TemporaryDirectory() as name:

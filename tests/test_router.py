@@ -538,7 +538,7 @@ def test_reloading_under_load_answers_each_prompt_from_one_snapshot(write_projec
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for turn in range(30):
+    for turn in range(12):
         index.save(made["b" if turn % 2 == 0 else "a"], folder)
         router.reload()
     stop.set()
