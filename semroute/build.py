@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from semroute import freshness
 from semroute.config import Config, load_config
 from semroute.encoders import identify, open_encoder, open_words
-from semroute.errors import ArtifactCorrupt, ArtifactError, ArtifactMismatch, ArtifactMissing
+from semroute.errors import (
+    ArtifactCorrupt,
+    ArtifactError,
+    ArtifactMismatch,
+    ArtifactMissing,
+    ConfigError,
+    EncoderError,
+)
 
 if TYPE_CHECKING:
     from semroute.encoders.base import Encoder
@@ -81,6 +88,38 @@ def check_index(routes: Path, folder: Path) -> list[str]:
         return _changes(config, folder)
     except ArtifactError as error:
         return [str(error)]
+
+
+def staleness(index: RouteIndex, folder: Path) -> str | None:
+    """In a few words why `index`, loaded from `folder`, is stale against `routes/` beside it.
+
+    None where it is up to date, where there is no such folder, and where nothing can be said. Reads the YAML
+    alone. Raises nothing that semroute raises.
+    """
+    routes = folder.parent / "routes"
+    if not routes.is_dir():
+        return None
+    try:
+        config = load_config(routes)
+        known = identify(config.settings.encoder, root=_root(folder))
+        changes = freshness.differences(config, known, index.manifest, lambda: index.config)
+    except ConfigError as error:
+        return f"stale against {routes}, of which {error.problems[0]}"
+    except EncoderError:
+        return None
+    if not changes:
+        return None
+    more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+    return f"stale against {routes} ({changes[0]}{more})"
+
+
+def config_beside(folder: Path) -> Config | None:
+    """The config in `routes/` beside the index in `folder`, where there is one that can be read."""
+    routes = folder.parent / "routes"
+    try:
+        return load_config(routes) if routes.is_dir() else None
+    except ConfigError:
+        return None
 
 
 def _changes(config: Config, folder: Path) -> list[str]:

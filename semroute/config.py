@@ -150,7 +150,7 @@ def _config(sources: Sources, problems: list[Problem]) -> Config:
     if problems or settings is None:
         raise ConfigError(tuple(sorted(problems)))
     valid = tuple(route for route in routes if route is not None)
-    warnings = [*texts.warnings(), *_settings_warnings(settings, sources)]
+    warnings = [*texts.warnings(), *_settings_warnings(settings, sources), *_lone_texts(valid, sources)]
     return Config(settings, valid, tuple(sorted(warnings)), sources)
 
 
@@ -177,6 +177,16 @@ def _settings_warnings(settings: Settings, sources: Sources) -> Iterator[Problem
     if settings.log is not None and settings.log.keep_text and settings.log.max_age_days is None:
         message = "prompts are kept for ever; give max_age_days, such as 30"
         yield sources.settings.problem(message, "log", "keep_text")
+
+
+def _lone_texts(routes: tuple[Route, ...], sources: Sources) -> Iterator[Problem]:
+    """Routes of which one text is indexed: it builds, and recognises hardly more than that text."""
+    cure = "write ten or more, as different as can be"
+    for route, source in zip(routes, sources.routes, strict=True):
+        if not route.utterances:
+            yield source.problem(f"no utterances, so that only the description is indexed; {cure}", "name")
+        elif len(set(route.utterances)) == 1:
+            yield source.problem(f"a single utterance; {cure}", "name")
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
@@ -253,6 +263,9 @@ def _is_about_key(details: ErrorDetails) -> bool:
 def _problem(shape: type[Shape], source: Source, details: ErrorDetails) -> Problem:
     path = _written(details)
     key = details["type"] == "extra_forbidden" or _is_about_key(details)
+    if details["type"] == "string_type" and details["input"] is None and source.is_cut(*path):
+        message = "what follows `#` is a comment; put it in quotes if it is the text"
+        return source.problem(message, *path)
     return source.problem(_message(shape, path, details), *path, key=key)
 
 
@@ -286,7 +299,8 @@ _WANTED = {
 _CURES = {
     **{(wanted, _NOTHING): "; fill it or delete it" for wanted in _WANTED.values()},
     **{(_TEXT, found): "; put it in quotes" for found in (_BOOLEAN, _NUMBER, _FRACTION)},
-    (_TEXT, _MAPPING): "; a text with `: ` in it needs quotes",
+    (_TEXT, _MAPPING): "; put it in quotes if it is a text, as one with `: ` in it or at its end must be",
+    (_TEXT, _LIST): "; put it in quotes if it is a text",
     (_NUMBER, _TEXT): "; write it as in 0.5, without quotes",
     (_WHOLE, _TEXT): "; write it as in 20, without quotes",
     (_BOOLEAN, _TEXT): "; write true or false, without quotes",

@@ -22,7 +22,7 @@ from semroute.yaml import shorten
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from semroute.config import Config
+    from semroute.config import Config, Place
     from semroute.decision import Decision
     from semroute.router import Router
 
@@ -37,8 +37,8 @@ _SHAPE = '{"prompt": text or messages, "route": name or null}'
 class Case(NamedTuple):
     """A labelled prompt. `route` is None when the default must serve.
 
-    `file` and `line` (from 1) say where it stands. Of a heldout list, `file` is "ROUTE.heldout" or
-    "default.heldout" and `line` the place in the list.
+    `file` and `line` (from 1) say where it stands. Of a heldout list whose YAML is not known, `file` is
+    "ROUTE.heldout" or "default.heldout" and `line` the place in the list.
     """
 
     prompt: Prompt
@@ -350,15 +350,32 @@ def _share(part: float, whole: int) -> float | None:
 # Where cases come from
 
 
-def heldout_cases(config: Config) -> list[Case]:
-    """The heldout prompts of every route, then those of the default, as cases."""
-    lists = [(route.name, f"{route.name}.heldout", route.heldout) for route in config.routes]
-    lists_of_all = [*lists, (None, "default.heldout", config.settings.default.heldout)]
-    return [
-        Case(text, route, file, line)
-        for route, file, texts in lists_of_all
-        for line, text in enumerate(texts, start=1)
-    ]
+def heldout_cases(config: Config, written: Config | None = None) -> list[Case]:
+    """The heldout prompts of every route, then those of the default, as cases.
+
+    written: the config as its YAML has it now, which knows where each prompt stands.
+    """
+    places = {} if written is None else {(route, text): place for route, text, place in _places(written)}
+    cases = []
+    for route, texts in _heldout_lists(config):
+        for number, text in enumerate(texts, start=1):
+            place = places.get((route, text))
+            file, line = (f"{route or 'default'}.heldout", number) if place is None else place[:2]
+            cases.append(Case(text, route, file, line))
+    return cases
+
+
+def _heldout_lists(config: Config) -> list[tuple[str | None, tuple[str, ...]]]:
+    lists = [(route.name, route.heldout) for route in config.routes]
+    return [*lists, (None, config.settings.default.heldout)]
+
+
+def _places(written: Config) -> Iterator[tuple[str | None, str, Place]]:
+    for route, texts in _heldout_lists(written):
+        for number, text in enumerate(texts):
+            place = written.place(route, "heldout", number)
+            if place is not None:
+                yield route, text, place
 
 
 def read_cases(source: str, names: Sequence[str]) -> list[Case]:

@@ -31,11 +31,12 @@ from semroute import index as route_index
 from semroute.catalog import Need
 from semroute.config import ModelCard, Route, Rule, Weights
 from semroute.decision import Candidate, Decision, PastOutcome, Reason, Vote
-from semroute.encoders import open_encoder, open_words
+from semroute.encoders import is_spec, open_encoder, open_words
 from semroute.encoders.base import clip
 from semroute.encoders.bundled import known_words
 from semroute.errors import (
     ArtifactMismatch,
+    EncoderUnavailable,
     EncodingFailed,
     OutcomeInvalid,
     SemrouteError,
@@ -50,7 +51,7 @@ from semroute.telemetry import CLOSE_S, Decided, Event, Feed, Judged, Listener, 
 from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text
 from semroute.ulid import new_ulid, ulid_of
 from semroute.vote import NO_VOTE, Judge, Limits, head_view
-from semroute.wording import Reader
+from semroute.wording import PARTS, Reader
 
 if TYPE_CHECKING:
     from semroute.decisionlog import Remembered
@@ -75,6 +76,7 @@ class _Request:
     metadata: Mapping[str, Any]
 
 
+_RIGHT_WEIGHTS = "there are quality, cost, ttft and itl, each a number of 0 or more"
 _PLAIN = _Request(Need(), None, None, {})
 
 
@@ -109,6 +111,17 @@ class _About(NamedTuple):
     seen: _Seen | None
     route: str | None
     model: str
+
+
+class _Voted(NamedTuple):
+    """The vote on a text, None where there is no usable vector; of a long one, the part it is on.
+
+    seen: what outcomes are compared by, where any are.
+    """
+
+    vote: Vote | None
+    part: str
+    seen: _Seen | None
 
 
 class _Plan(NamedTuple):
@@ -571,10 +584,7 @@ class _Snapshot:
         self._reader = Reader(self._texts, known_words(index.manifest.encoder.name))
         self._judge = Judge(index.fitted, self._names)
         self._default_limits = _default_limits(index)
-        self.limits = {
-            route.name: _own_limits(index, route, fitted)
-            for route, fitted in zip(index.config.routes, index.fitted.route_min_confidence, strict=True)
-        }
+        self.limits = dict(zip(self._names, limits_of(index), strict=True))
 
     def sized(self, prompt: Prompt, request: _Request) -> _Request:
         """`request` with the size of `prompt`, where that is more than some model can read."""
@@ -672,23 +682,19 @@ class _Snapshot:
             _log.error("The default serves %d prompt(s): %s", len(texts), _anonymous(error))
             detail = f"The encoder failed ({type(error).__name__})."
             return [_Verdict(None, "error", detail, rule=name) for _ in texts]
-        return [self._judged(found, seen, name) for found, seen in votes]
+        return [self._judged(voted, name) for voted in votes]
 
-    def _votes(
-        self, texts: Sequence[str], only: frozenset[int] | None
-    ) -> list[tuple[Vote | None, _Seen | None]]:
-        """The vote on each text, of several readings the surest; and what outcomes are compared by.
-
-        None where there is no usable vector.
-        """
+    def _votes(self, texts: Sequence[str], only: frozenset[int] | None) -> list[_Voted]:
+        """The vote on each text, of several readings the surest."""
         readings = [self._reader.readings(text) for text in texts]
         votes, vectors = self._votes_as_read(readings, [self._written(text, only) for text in texts], only)
-        found: list[tuple[Vote | None, _Seen | None]] = []
+        found: list[_Voted] = []
         place = 0
         for text, group in zip(texts, readings, strict=True):
             remembers = self.memory is not None and votes[place] is not None
             seen = _Seen(text, vectors[place]) if remembers else None
-            found.append((_surest(votes[place : place + len(group)]), seen))
+            surest, part = _surest(votes[place : place + len(group)])
+            found.append(_Voted(surest, part if len(group) > 1 else "", seen))
             place += len(group)
         return found
 
@@ -731,18 +737,19 @@ class _Snapshot:
         texts = [self._texts[row] for row in nearest.rows]
         return self._judge.vote(nearest.similarities, routes, texts, vector, only, view, written, chances)
 
-    def _judged(self, found: Vote | None, seen: _Seen | None, rule: str | None) -> _Verdict:
+    def _judged(self, voted: _Voted, rule: str | None) -> _Verdict:
+        found = voted.vote
         if found is None:
             return _Verdict(None, "error", "The encoder gave no usable vector for this text.", rule=rule)
         judged = vote.judge(found, self.limits.get(found.best or "", self._default_limits))
         return _Verdict(
             route=found.best if judged.accepted else None,
             reason=judged.reason,
-            detail=judged.detail,
+            detail=_of_part(voted.part, judged.detail, accepted=judged.accepted),
             vote=found,
             confidence=found.confidence,
             rule=rule,
-            seen=seen,
+            seen=voted.seen,
         )
 
     def remembering(self) -> Memory:
@@ -1026,9 +1033,12 @@ def _parsed(name: str, parse: Callable[[Any], _Parsed], value: Any, faults: list
 
 
 def _weights(weights: Weights | Mapping[str, float] | str) -> Weights:
-    if isinstance(weights, str):
-        return catalog.parse_weights(weights)
-    return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
+    try:
+        if isinstance(weights, str):
+            return catalog.parse_weights(weights)
+        return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{_first_line(error)}; {_RIGHT_WEIGHTS}") from error
 
 
 def _names(names: Collection[str]) -> frozenset[str]:
@@ -1040,7 +1050,8 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return f"{type(error).__name__}: {error}".split("\n", 1)[0]
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return f"{kind}{error}".split("\n", 1)[0]
 
 
 def _anonymous(error: Exception) -> str:
@@ -1052,11 +1063,17 @@ def _anonymous(error: Exception) -> str:
     return f"{type(error).__name__} at {where}"
 
 
-def _surest(votes: Sequence[Vote | None]) -> Vote | None:
-    """The vote with the highest confidence, the first of equals; None where there is none."""
-    return max(
-        (found for found in votes if found is not None), key=lambda found: found.confidence, default=None
-    )
+def _surest(votes: Sequence[Vote | None]) -> tuple[Vote | None, str]:
+    """The vote with the highest confidence, the first of equals, and the part that it is on."""
+    found = [(one, part) for one, part in zip(votes, PARTS, strict=False) if one is not None]
+    return max(found, key=lambda pair: pair[0].confidence, default=(None, ""))
+
+
+def _of_part(part: str, detail: str, *, accepted: bool) -> str:
+    """`detail` of a decision, with the part of a long prompt that it speaks of."""
+    if not part:
+        return detail
+    return f"The {part} of the prompt {'decided' if accepted else 'came closest'}: {detail}"
 
 
 def _default_limits(index: RouteIndex) -> Limits:
@@ -1065,6 +1082,12 @@ def _default_limits(index: RouteIndex) -> Limits:
         fitted.max_distance if settings.max_distance == "auto" else settings.max_distance,
         fitted.min_confidence if settings.min_confidence == "auto" else settings.min_confidence,
     )
+
+
+def limits_of(index: RouteIndex) -> list[Limits]:
+    """What each route of `index` must reach to win, in the order of the config."""
+    routes, fitted = index.config.routes, index.fitted.route_min_confidence
+    return [_own_limits(index, route, own) for route, own in zip(routes, fitted, strict=True)]
 
 
 def _own_limits(index: RouteIndex, route: Route, fitted: float) -> Limits:
@@ -1079,6 +1102,11 @@ def _own_limits(index: RouteIndex, route: Route, fitted: float) -> Limits:
 
 def _encoder_for(index: RouteIndex, folder: Path) -> Encoder:
     record = index.manifest.encoder
+    if not is_spec(record.name):
+        raise EncoderUnavailable(
+            f"{folder}: built with an encoder {record.name!r} that no name opens; "
+            "pass the object that made it: semroute.load(folder, encoder=...)"
+        )
     return open_encoder(record.name, root=folder.absolute().parent, dim=record.dim)
 
 

@@ -38,6 +38,10 @@ def _refuse(message: str, *at: str | int, absent: tuple[str, ...] = ()) -> NoRet
     raise PydanticCustomError("semroute", "{message}", {"message": message, "at": at, "absent": absent})
 
 
+DEFAULT = "default"
+"""What people call what serves where no route wins; so no route may be called that."""
+
+
 # Values
 
 
@@ -55,6 +59,12 @@ def _name(value: str) -> str:
     if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in value):
         _refuse("a name must not hold control characters, such as a line break")
     return value
+
+
+def _no_default(name: str) -> str:
+    if name == DEFAULT:
+        _refuse("`default` is what serves where no route wins; give the route another name")
+    return name
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -530,7 +540,10 @@ class Settings(Shape):
 class Route(Served):
     """An intent: example utterances, and the models that serve it."""
 
-    name: Name = Field(description="What a decision calls the route; unique.")
+    name: Annotated[Name, AfterValidator(_no_default)] = Field(
+        description="What a decision calls the route; unique.",
+        json_schema_extra={"not": {"const": DEFAULT}},
+    )
     description: str = Field(default="", description="What the route is about, in one sentence.")
     utterances: Texts = Field(
         default=(), description="Example prompts, indexed: the more varied the better.", validate_default=True

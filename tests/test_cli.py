@@ -95,6 +95,22 @@ def test_validate_says_what_is_suspicious_and_passes(semroute, write_project):
     assert json.loads(semroute("validate", "--json").stdout)["warnings"]
 
 
+@pytest.mark.parametrize("command", ["validate", "build"])
+def test_a_route_of_a_single_text_is_a_warning(semroute, write_project, command):
+    write_project(ROUTES | {"thin": ["one text"], "thinner": {"description": "of one sentence"}})
+    done = semroute(command)
+    assert done.returncode == 0
+    assert [line.split(": ")[:3] for line in done.stderr.splitlines()] == [
+        ["routes/003.yaml:1:10", "warning", "a single utterance; write ten or more, as different as can be"],
+        [
+            "routes/004.yaml:1:10",
+            "warning",
+            "no utterances, so that only the description is indexed; write ten or more, as different as can be",
+        ],
+    ]
+    assert len(json.loads(semroute(command, "--json").stdout)["warnings"]) == 2
+
+
 def test_a_folder_that_is_not_there(semroute):
     for command in ("validate", "build"):
         done = semroute(command, "--routes", "nowhere")
@@ -159,6 +175,28 @@ def test_route_explains_itself_to_people(semroute, project):
     assert "\x1b[" not in done.stdout
 
 
+@pytest.mark.parametrize("command", [("route", "where is my refund?"), ("eval", "--cases", "cases.jsonl")])
+def test_an_index_that_is_stale_against_routes_beside_it_is_named_once(
+    semroute, write_project, project, command
+):
+    write_cases(project, *[{"prompt": "hello there", "route": "smalltalk"}] * 3)
+    assert semroute(*command).stderr == ""
+    key = "index" if command[0] == "eval" else "route"
+    before = json.loads(semroute(*command, "--json").stdout)[key]
+    write_project(ROUTES | {"news": ["what happened"]}, {"vote": {"neighbors": 5}})
+    done = semroute(*command, "--json")
+    assert done.stderr.splitlines() == [
+        "note: index is stale against routes (route news: added and 1 more). Run `semroute build`."
+    ]
+    assert (done.returncode, json.loads(done.stdout)[key]) == (0, before)
+    write_project({"a": [7]})
+    done = semroute(*command)
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
+    assert "routes/000.yaml:1:" in done.stderr
+    (project / "routes").rename(project / "elsewhere")
+    assert semroute(*command).stderr == ""
+
+
 def test_prompts_of_a_text_file_in_order(semroute, project):
     (project / "in.txt").write_text(
         "where is my refund\r\n\nhello there\nzygote quixotic\u2028flummox\n", "utf-8"
@@ -211,9 +249,10 @@ def test_bad_lines_are_named_all_at_once(semroute, project):
         (("--input", "missing.txt"), "missing.txt"),
         (("--input", "in.csv"), ".jsonl"),
         (("--input", "latin.txt"), "UTF-8"),
-        (("hello", "--index", "nowhere"), "semroute build"),
+        (("hello", "--index", "nowhere"), "`semroute build --index nowhere`"),
+        (("hello", "--index", "no where"), "`semroute build --index 'no where'`"),
     ],
-    ids=["nothing", "both", "missing", "suffix", "latin", "no index"],
+    ids=["nothing", "both", "missing", "suffix", "latin", "no index", "no index, with a space"],
 )
 def test_wrong_input_is_exit_code_two_and_a_sentence(semroute, project, arguments, said):
     (project / "latin.txt").write_bytes(b"caf\xe9")
@@ -326,6 +365,34 @@ def test_eval_names_every_bad_row_at_once(semroute, project):
     assert "did you mean `billing`?" in lines[0]
 
 
+def test_eval_refuses_a_key_that_stands_twice(semroute, project):
+    (project / "cases.jsonl").write_text(
+        '{"prompt": "a", "route": "coding"}\n'
+        '{"prompt": "a", "route": "coding", "route": null}\n'
+        '{"route": "coding", "prompt": [{"role": "user", "content": "a", "content": "b"}]}\n'
+        '[{"prompt": "a", "prompt": "b"}]\n'
+    )
+    done = semroute("eval", "--cases", "cases.jsonl", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "cases.jsonl:2:36: duplicate key `route`; keep one.",
+        "cases.jsonl:3:31: duplicate key `content`; keep one.",
+        "cases.jsonl:4:1: duplicate key `prompt`; keep one.",
+    ]
+
+
+def test_eval_says_where_a_heldout_prompt_stands(semroute, write_project, project):
+    billing = {"utterances": ROUTES["billing"], "heldout": ["how are you today my friend"]}
+    write_project(ROUTES | {"billing": billing})
+    semroute("build")
+    assert "  routes/000.yaml:1  how are you today my friend\n" in semroute("eval").stdout
+    write_project(ROUTES)
+    done = semroute("eval")
+    assert "  billing.heldout:1  how are you today my friend\n" in done.stdout and "is stale" in done.stderr
+    (project / "routes").rename(project / "elsewhere")
+    assert "  billing.heldout:1  how are you today my friend\n" in semroute("eval").stdout
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -352,7 +419,7 @@ def test_eval_takes_the_heldout_lists_or_says_what_to_do(semroute, write_project
     semroute("build")
     found = json.loads(semroute("eval", "--json").stdout)
     assert (found["in_scope"]["cases"], found["out_of_scope"]["cases"]) == (2, 1)
-    assert ("billing.heldout", 2) in [(row["file"], row["line"]) for row in found["wrong"]]
+    assert ("routes/000.yaml", 1) in [(row["file"], row["line"]) for row in found["wrong"]]
 
 
 def test_eval_shows_twenty_wrong_prompts_or_all_and_cuts_nothing_in_a_pipe(semroute, project):

@@ -1070,7 +1070,8 @@ def test_without_psycopg_the_error_is_the_install_command(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("StoreUnavailable")
-    assert "pip install 'semroute-router[postgres]'" in done.stdout
+    assert "the extra `postgres` of semroute-router" in done.stdout
+    assert "pip install '.[postgres]'" in done.stdout
 
 
 def test_a_relative_path_is_taken_from_the_root_and_an_absolute_one_as_it_is(tmp_path):

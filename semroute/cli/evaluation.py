@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from semroute.cli.output import IndexOption, JsonOption, console, print_json, print_markup, progress, refuse
+from semroute.cli.output import (
+    IndexOption,
+    JsonOption,
+    console,
+    print_json,
+    print_markup,
+    progress,
+    refuse,
+    say_if_stale,
+)
 
 _SHOWN_WRONG = 20
 
@@ -36,15 +45,22 @@ def evaluate_index(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the routing on labelled prompts, and show which were wrong and why."""
+    from semroute.artifact import build_command
+    from semroute.build import config_beside
     from semroute.evaluate import evaluate, heldout_cases, read_cases
     from semroute.router import Router
 
     router = Router.load(index, log=False)
-    labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
+    say_if_stale(router.index, index)
+    labelled = (
+        read_cases(cases, router.index.route_names)
+        if cases
+        else heldout_cases(router.index.config, config_beside(index))
+    )
     if not labelled:
         refuse(
-            f"{index} holds no heldout prompts. Add `heldout:` to the routes and run `semroute build`, "
-            "or name labelled prompts with --cases FILE.jsonl."
+            f"{index} holds no heldout prompts. Add `heldout:` to the routes and run "
+            f"`{build_command(index)}`, or name labelled prompts with --cases FILE.jsonl."
         )
     with progress("Evaluating") as advance:
         evaluation = evaluate(router, labelled, advance)

@@ -22,6 +22,7 @@ from semroute.cli.output import (
     progress,
     refuse,
     say,
+    say_if_stale,
     say_warnings,
 )
 from semroute.errors import ConfigError, Problem
@@ -47,6 +48,7 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Write a commented starter folder. Never overwrites anything."""
+    from semroute.artifact import build_command
     from semroute.starter import write_starter
 
     written = write_starter(routes)
@@ -55,7 +57,8 @@ def init(
     else:
         for path in written:
             print_line(str(path))
-    say("Edit them, then run:\n  [bold]semroute build[/]\n  [bold]semroute route 'your prompt'[/]")
+    command = escape(build_command(Path("index"), routes))
+    say(f"Edit them, then run:\n  [bold]{command}[/]\n  [bold]semroute route 'your prompt'[/]")
 
 
 def validate(
@@ -133,6 +136,7 @@ def route(
 
     texts: list[Prompt] = [prompt] if prompt is not None else _read_prompts(str(prompts))
     router = Router.load(index, log=not no_log)
+    say_if_stale(router.index, index)
     many = prompts is not None
     for start in range(0, len(texts), _BATCH):
         for decision in router.route_many(texts[start : start + _BATCH], step=step):
@@ -154,8 +158,8 @@ def lint(
     """Name what is weak in the utterances and heldout prompts, each with its place and what would help."""
     from semroute.lint import examine
 
-    with progress("Embedding") as advance:
-        findings = examine(routes, index, progress=advance)
+    with progress("Embedding") as advance, progress("Fitting") as fitting:
+        findings = examine(routes, index, progress=advance, fitting=fitting)
     if as_json:
         print_json([finding.to_dict() for finding in findings])
     else:
@@ -202,6 +206,7 @@ def schema(
 
 
 def _check_index(routes: Path, index: Path, as_json: bool) -> None:
+    from semroute.artifact import build_command
     from semroute.build import check_index
 
     changes = check_index(routes, index)
@@ -213,7 +218,8 @@ def _check_index(routes: Path, index: Path, as_json: bool) -> None:
     else:
         print_line(f"{index}: up to date with {routes}")
     if changes:
-        say(f"{index} is stale against {routes}. Run: [bold]semroute build[/]")
+        command = escape(build_command(index, routes))
+        say(f"{escape(str(index))} is stale against {escape(str(routes))}. Run: [bold]{command}[/]")
         raise typer.Exit(CHECK_FAILED)
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from semroute.decisionlog.record import Entry, LoggedDecision, Remembered
-from semroute.errors import StoreUnavailable
+from semroute.errors import StoreUnavailable, install_extra
 
 __all__ = ["DecisionLog", "Entry", "LoggedDecision", "Remembered", "is_there", "open_log"]
 
@@ -112,8 +112,7 @@ def open_log(spec: str, *, root: Path) -> DecisionLog:
             from semroute.decisionlog.postgres import PostgresLog
         except ImportError as error:
             raise StoreUnavailable(
-                f"a PostgreSQL log needs psycopg, which does not load ({error});"
-                " pip install 'semroute-router[postgres]'"
+                f"a PostgreSQL log needs psycopg, which does not load ({error}); " + install_extra("postgres")
             ) from error
         return PostgresLog(spec)
     raise StoreUnavailable(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semroute.decisionlog.record import FIELDS
-from semroute.errors import StoreUnavailable
+from semroute.errors import StoreUnavailable, install_extra
 
 if TYPE_CHECKING:
     from semroute.decisionlog.record import LoggedDecision
@@ -27,8 +27,8 @@ def write_parquet(decisions: Iterable[LoggedDecision], path: Path) -> int:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise StoreUnavailable(
-            f"Parquet needs pyarrow, which does not load ({error}); pip install 'semroute-router[parquet]',"
-            " or export as jsonl"
+            f"Parquet needs pyarrow, which does not load ({error}); export as jsonl, or "
+            + install_extra("parquet")
         ) from error
     schema = _schema(pa)
     waiting, written = iter(decisions), 0
