@@ -68,7 +68,7 @@ def rank(
     declared = [_UNKNOWN_QUALITY if card.quality is None else card.quality for card in cards]
     known = evidence or {}
     qualities = [known.get(name, quality) for name, quality in zip(names, declared, strict=True)]
-    usd = _filled([_blended_usd(card) for card in cards])
+    usd = _filled([blended_usd(card) for card in cards])
     ttft = _filled([card.ttft_ms for card in cards])
     itl = _filled([card.itl_ms for card in cards])
     scores = [
@@ -104,7 +104,8 @@ def safest_first(names: Sequence[str], evidence: Mapping[str, float], max_risk: 
     return tuple(name for name in names if name not in risky) + tuple(risky)
 
 
-def _blended_usd(card: ModelCard) -> float | None:
+def blended_usd(card: ModelCard | Candidate) -> float | None:
+    """US dollars per million tokens, three quarters of them prompt and one completion; None if unknown."""
     if card.prompt_usd_per_1m is None or card.completion_usd_per_1m is None:
         return card.prompt_usd_per_1m
     return 0.75 * card.prompt_usd_per_1m + 0.25 * card.completion_usd_per_1m
