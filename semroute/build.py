@@ -55,9 +55,11 @@ def build_index(
     routes, folder = Path(routes), Path(folder)
     config = load_config(routes)
     previous, discarded = _previous(folder)
-    if previous is not None and encoder is None and not _changes(config, folder):
-        fresh = replace(previous, config=config)  # equal, but knows file and line of each text
-        return Built(fresh, embedded=0, reused=len(fresh.entries), unchanged=True)
+    if previous is not None and encoder is None and _is_built_from(config, folder, previous):
+        fresh = replace(previous, config=config)  # equal but for floors, and knows file and line of each text
+        unchanged = not _changes(config, folder)
+        stored = fresh if unchanged else route_index.save(fresh, folder)
+        return Built(stored, embedded=0, reused=len(fresh.entries), unchanged=unchanged)
     opened = encoder or open_encoder(config.settings.encoder, root=_root(folder))
     report = route_index.build(
         config,
@@ -86,6 +88,11 @@ def check_index(routes: Path, folder: Path) -> list[str]:
 def _changes(config: Config, folder: Path) -> list[str]:
     known = identify(config.settings.encoder, root=_root(folder))
     return freshness.check(config, known, folder)
+
+
+def _is_built_from(config: Config, folder: Path, index: RouteIndex) -> bool:
+    known = identify(config.settings.encoder, root=_root(folder))
+    return freshness.is_built_from(config, known, index.manifest)
 
 
 def _previous(folder: Path) -> tuple[RouteIndex | None, str | None]:

@@ -22,6 +22,7 @@ from semroute.errors import ConfigError, Problem
 from semroute.shapes import (
     DefaultSettings,
     EscalationSettings,
+    Floors,
     ModelCard,
     Route,
     RouteList,
@@ -48,6 +49,7 @@ __all__ = [
     "Config",
     "DefaultSettings",
     "EscalationSettings",
+    "Floors",
     "ModelCard",
     "Place",
     "Route",
@@ -82,9 +84,16 @@ class Config:
         return {route.name: route for route in self.routes}
 
     def canonical(self) -> dict[str, Any]:
-        """Everything that defines the behaviour, as plain JSON types with the defaults filled in."""
+        """Everything that is said, as plain JSON types with the defaults filled in."""
+        canonical = self.behaviour()
+        if self.settings.floors is not None:
+            canonical["settings"]["floors"] = self.settings.floors.model_dump(mode="json")
+        return canonical
+
+    def behaviour(self) -> dict[str, Any]:
+        """What decisions depend on, as plain JSON types with the defaults filled in: all but the floors."""
         return {
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude={"floors"}),
             "routes": [route.model_dump(mode="json") for route in self.routes],
         }
 
@@ -301,6 +310,7 @@ _SECTIONS: dict[str, type[Shape]] = {
     "default": DefaultSettings,
     "vote": VoteSettings,
     "escalations": EscalationSettings,
+    "floors": Floors,
     "select": Weights,
 }
 

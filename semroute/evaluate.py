@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from semroute import bootstrap
 from semroute.catalog import blended_usd
+from semroute.config import load_config
 from semroute.decision import Candidate, Neighbor
-from semroute.errors import Problem
+from semroute.errors import ConfigError, Problem
 from semroute.jsonl import Row, parse_rows, raise_any, read_lines
 from semroute.sources import did_you_mean
 from semroute.text import Prompt, PromptError, routed_text
@@ -580,6 +582,29 @@ def heldout_cases(config: Config) -> list[Case]:
         Case(text, route, file, line)
         for route, file, texts in lists_of_all
         for line, text in enumerate(texts, start=1)
+    ]
+
+
+def with_places(cases: Sequence[Case], folder: Path) -> list[Case]:
+    """Heldout cases with file and line of their text in the YAML of `folder`, where it holds the same list.
+
+    A folder that is absent or wrong changes nothing: the index alone is evaluated.
+    """
+    try:
+        config = load_config(folder)
+    except ConfigError:
+        return list(cases)
+    texts: dict[str | None, tuple[str, ...]] = {route.name: route.heldout for route in config.routes}
+    texts[None] = config.settings.default.heldout
+    places = {
+        (route, text): config.place(route, "heldout", place)
+        for route, listed in texts.items()
+        for place, text in enumerate(listed)
+    }
+    found = [places.get((case.route, str(case.prompt))) for case in cases]
+    return [
+        case if place is None else case._replace(file=place.file, line=place.line)
+        for case, place in zip(cases, found, strict=True)
     ]
 
 

@@ -46,7 +46,7 @@ def fingerprint(
             "dim": encoder.dim,
             "preprocessing": encoder.preprocessing,
         },
-        "config": config.canonical(),
+        "config": config.behaviour(),
     }
     if words is not None:
         inputs["words"] = words
@@ -61,10 +61,30 @@ def check(config: Config, known: KnownIdentity, folder: Path) -> list[str]:
     """
     manifest, contents = artifact.read(folder)
     changes = encoder_changes(known, manifest.encoder)
-    words = words_revision(manifest.encoder.name)
-    if fingerprint(config, manifest.encoder, words) != manifest.fingerprint:
+    if not _same_inputs(config, manifest):
         changes += _config_changes(contents, config) or ["how routes are fitted (another semroute)"]
+    elif _floors_differ(contents["config"], config):
+        changes += _config_changes(contents, config)
     return changes
+
+
+def is_built_from(config: Config, known: KnownIdentity, manifest: artifact.Manifest) -> bool:
+    """Whether an index is built from what `config` says, its floors aside: nothing is built from them."""
+    return not encoder_changes(known, manifest.encoder) and _same_inputs(config, manifest)
+
+
+def _same_inputs(config: Config, manifest: artifact.Manifest) -> bool:
+    words = words_revision(manifest.encoder.name)
+    return fingerprint(config, manifest.encoder, words) == manifest.fingerprint
+
+
+def _floors_differ(stored: bytes, config: Config) -> bool:
+    floors = config.canonical()["settings"].get("floors")
+    # The fingerprint holds, so the rest is as it was; most projects have no floors, and nothing is parsed.
+    if floors is None and b'"floors"' not in stored:
+        return False
+    settings = json.loads(stored)["settings"]
+    return bool(settings.get("floors") != floors)
 
 
 def _config_changes(contents: Mapping[str, bytes], config: Config) -> list[str]:

@@ -276,7 +276,7 @@ def test_eval_shows_what_was_wrong_and_why(semroute, project):
     write_cases(
         project,
         {"prompt": "where is my refund", "route": "billing"},
-        {"prompt": "hello there", "route": "coding", "tags": ["ignored"]},
+        {"prompt": "hello there", "route": "coding", "note": "ignored"},
         {"prompt": "", "route": None},
     )
     done = semroute("eval", "--cases", "cases.jsonl")
@@ -299,7 +299,7 @@ def test_eval_as_json(semroute, project):
     found = json.loads(done.stdout)
     assert set(found) == {
         "index", "cases", "accuracy", "macro_f1", "in_scope", "out_of_scope", "reasons", "calibration",
-        "routes", "wrong",
+        "routes", "wrong", "intervals", "confusion", "tags", "models", "shadow", "floors",
     }  # fmt: skip
     assert (found["cases"], found["accuracy"], found["calibration"]["auroc"]) == (2, 0.5, None)
     assert [row["route"] for row in found["routes"]] == ["billing", "coding", "smalltalk", None]
@@ -352,7 +352,7 @@ def test_eval_takes_the_heldout_lists_or_says_what_to_do(semroute, write_project
     semroute("build")
     found = json.loads(semroute("eval", "--json").stdout)
     assert (found["in_scope"]["cases"], found["out_of_scope"]["cases"]) == (2, 1)
-    assert ("billing.heldout", 2) in [(row["file"], row["line"]) for row in found["wrong"]]
+    assert ("routes/000.yaml", 1) in [(row["file"], row["line"]) for row in found["wrong"]]
 
 
 def test_eval_shows_twenty_wrong_prompts_or_all_and_cuts_nothing_in_a_pipe(semroute, project):
