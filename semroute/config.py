@@ -6,6 +6,7 @@ comes from a folder of YAML or from the canonical JSON inside an index, and both
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,7 @@ __all__ = [
     "Weights",
     "json_schemas",
     "load_config",
+    "schema_text",
 ]
 
 
@@ -195,6 +197,11 @@ def json_schemas() -> dict[str, dict[str, Any]]:
             "description": "One route, or a list of routes under `routes:`.",
         },
     }
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """A schema as it stands in a file."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 # From what pydantic says to what the reader of a problem needs

@@ -45,7 +45,8 @@ def test_from_nothing_to_an_answer(semroute, tmp_path):
     made = semroute("init")
     assert made.returncode == 0
     assert made.stdout.split() == [
-        f"routes/{name}.yaml" for name in ("billing", "coding", "semroute", "smalltalk")
+        *(f"routes/{name}.yaml" for name in ("billing", "coding", "semroute", "smalltalk")),
+        *(f"routes/{name}.schema.json" for name in ("semroute", "route")),
     ]
     assert semroute("validate").stdout.startswith("routes: valid (3 routes, 30 utterances, 2 models)")
     built = semroute("build")

@@ -90,7 +90,7 @@ ALLOWED = {
     "rules": {"config"},
     "shapes": {"sources", "yaml"},
     "sources": {"errors", "yaml"},
-    "starter": {"errors"},
+    "starter": {"config", "errors"},
     "summary": {"assess", "compare", "evaluate", "robustness", "text"},
     "testing": {"encoders", "errors"},
     "text": set(),
