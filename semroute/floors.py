@@ -11,6 +11,8 @@ from semroute.evaluate import Evaluation
 CEILING = "max_calibration_error"
 """The one of the floors that is a ceiling."""
 
+_ROUNDING = 1e-9  # 1 - 0.07 is a little less than 0.93 to a computer
+
 
 class Floor(NamedTuple):
     """A floor and what was found.
@@ -33,23 +35,22 @@ class Floor(NamedTuple):
         """Whether it is reached. What cannot be measured does not hold: no case must not read as no error."""
         if self.value is None:
             return False
-        return self.value <= self.wanted if self.name == CEILING else self.value >= self.wanted
+        over = self.value - self.wanted
+        return over <= _ROUNDING if self.name == CEILING else over >= -_ROUNDING
 
     def __str__(self) -> str:
         """One sentence: what was wanted, what was found, and by how much it is missed."""
         bound = "at most" if self.name == CEILING else "at least"
-        wanted = f"{self.name} must be {bound} {_short(self.wanted)}"
+        wanted = f"{self.name} must be {bound} {self.wanted:g}"
         if self.value is None:
             return f"{wanted}, and no case measures it"
         low, high = self.interval or (self.value, self.value)
-        found = f"is {self.value:.4f} ({low:.3f} to {high:.3f} with 95 % confidence, {self.cases} cases)"
+        cases = "1 case" if self.cases == 1 else f"{self.cases} cases"
+        found = f"is {self.value:.4f} ({low:.3f} to {high:.3f} with 95 % confidence, {cases})"
         if self.holds:
             return f"{wanted} and {found}"
-        return f"{wanted} and {found}: {abs(self.value - self.wanted):.2g} {self._side}"
-
-    @property
-    def _side(self) -> str:
-        return "above" if self.name == CEILING else "below"
+        side = "above" if self.name == CEILING else "below"
+        return f"{wanted} and {found}: {abs(self.value - self.wanted):.2g} {side}"
 
     def to_dict(self) -> dict[str, Any]:
         """The floor as plain JSON types."""
@@ -102,7 +103,3 @@ def _of_tags(evaluation: Evaluation, floors: Floors) -> Iterator[Floor]:
             yield Floor(f"tags.{tag}", wanted, None, None, 0)
         else:
             yield Floor(f"tags.{tag}", wanted, one.share, one.interval, one.cases)
-
-
-def _short(value: float) -> str:
-    return f"{value:g}"

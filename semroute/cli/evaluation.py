@@ -98,9 +98,11 @@ def evaluate_index(
             tagged=cases is not None,
             progress=advance,
         )
-    _print(found, Format.JSON if as_json else output, None if show_all else _SHOWN_WRONG)
-    for floor in found.missed:
-        say(f"[red]below the floor:[/] {escape(str(floor))}")
+    output = Format.JSON if as_json else output
+    _print(found, output, None if show_all else _SHOWN_WRONG)
+    if output is not Format.TABLE:  # which says it itself
+        for floor in found.missed:
+            say(f"[red]floor not held:[/] {escape(str(floor))}")
     if found.missed:
         raise typer.Exit(CHECK_FAILED)
 
