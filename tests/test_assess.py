@@ -90,7 +90,7 @@ def test_the_same_cases_give_the_same_intervals_and_none_gives_none():
 
 def test_the_confusion_holds_every_case():
     found = evaluated(*WORKED).confusion
-    assert dict(((label, got), count) for label, got, count in found) == {
+    assert {(label, got): count for label, got, count in found} == {
         ("a", "a"): 2, ("a", "b"): 1, ("a", None): 1, ("b", "b"): 1, ("b", None): 1, (None, None): 1, (None, "b"): 1,
     }  # fmt: skip
     assert found[0] == ("a", "a", 2)
