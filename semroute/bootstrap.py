@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 _PERCENTILES = (2.5, 97.5)
 _CELLS_AT_ONCE = 2_000_000  # drawn together: 16 MB
-_STEPS = 1024  # confidences nearer than a step are drawn together, at their mean
+_STEPS = 256  # confidences nearer than a step are drawn together, at their mean
 
 
 def of_labels(expected: Ints, found: Ints, best: Ints) -> dict[str, tuple[float, float]]:

@@ -5,9 +5,11 @@ Every measure is defined where it is kept: in the docstrings of `Evaluation`, `R
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -315,13 +317,33 @@ def evaluate(
     raise_any([*_unknown_routes(cases, names), *_unknown_models(router, cases, also_models)])
     fingerprint = router.index.fingerprint
     tally = _Tally(names)
-    for start in range(0, len(cases), _BATCH):
-        batch = cases[start : start + _BATCH]
-        for case, decision in zip(batch, router.route_many([case.prompt for case in batch]), strict=True):
+    done = 0
+    for batch, decisions in _answers(router, cases) if cases else ():
+        for case, decision in zip(batch, decisions, strict=True):
             tally.add(case, decision)
+        done += len(batch)
         if progress is not None:
-            progress(start + len(batch), len(cases))
+            progress(done, len(cases))
     return tally.evaluation(fingerprint)
+
+
+def _answers(router: Router, cases: Sequence[Case]) -> Iterator[tuple[Sequence[Case], list[Decision]]]:
+    """The cases in batches, in their order, with their decisions.
+
+    Two batches are under way at once, so that one is encoded, on every core, while the other is judged, on one.
+    The first is half as long as the others: two that begin together would be judged at the same time, too.
+    """
+    starts = [0, *range(_BATCH // 2, len(cases), _BATCH)] if len(cases) > _BATCH else [0]
+    under_way: deque[tuple[Sequence[Case], Future[list[Decision]]]] = deque()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for start, end in pairwise([*starts, len(cases)]):
+            batch = cases[start:end]
+            under_way.append((batch, pool.submit(router.route_many, [case.prompt for case in batch])))
+            if len(under_way) > 2:  # no more, so that the decisions of a large file are not all held at once
+                batch, answer = under_way.popleft()
+                yield batch, answer.result()
+        for batch, answer in under_way:
+            yield batch, answer.result()
 
 
 def _unknown_routes(cases: Sequence[Case], names: Sequence[str]) -> Iterator[Problem]:
