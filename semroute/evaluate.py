@@ -330,8 +330,8 @@ def evaluate(
 def _answers(router: Router, cases: Sequence[Case]) -> Iterator[tuple[Sequence[Case], list[Decision]]]:
     """The cases in batches, in their order, with their decisions.
 
-    Two batches are under way at once, so that one is encoded, on every core, while the other is judged, on one.
-    The first is half as long as the others: two that begin together would be judged at the same time, too.
+    Two batches are under way at once, so that one is encoded, on every core, while the other is judged, on
+    one. The first is half as long as the others: two that begin together would be judged together, too.
     """
     starts = [0, *range(_BATCH // 2, len(cases), _BATCH)] if len(cases) > _BATCH else [0]
     under_way: deque[tuple[Sequence[Case], Future[list[Decision]]]] = deque()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
 
@@ -42,7 +42,7 @@ def summary(evaluation: Evaluation, shown: int | None, width: int | None) -> Ite
     shown: how many wrong prompts to show at most; None shows all.
     width: columns to which texts are shortened; None leaves them whole, for a pipe.
     """
-    yield from _head(evaluation)
+    yield from _head(evaluation, width)
     yield ""
     yield from _routes(evaluation, width)
     yield ""
@@ -53,7 +53,7 @@ def summary(evaluation: Evaluation, shown: int | None, width: int | None) -> Ite
         yield from _wrong_prompts(wrong, shown, width)
 
 
-def _head(found: Evaluation) -> Iterator[str]:
+def _head(found: Evaluation, width: int | None) -> Iterator[str]:
     calibration = found.calibration
     right = found.cases - len(found.wrong)
     yield f"[bold]accuracy {_percent(found.accuracy)}[/]   {right} of {found.cases} cases right"
@@ -71,12 +71,23 @@ def _head(found: Evaluation) -> Iterator[str]:
     )
     yield from _intervals(found)
     yield "  reasons                " + ", ".join(f"{reason} {n}" for reason, n in found.reasons.items())
-    yield from _models(found)
-    yield from _tags(found)
+    yield from _models(found, width)
+    tags = [f"{one.tag} {one.passed}/{one.cases} ({_percent(one.share)})" for one in found.tags]
+    yield from _listed("tags, passed", tags, width)
     pairs = [one for one in found.confusion if one[0] != one[1]][:_SHOWN_PAIRS]
-    if pairs:
-        named = (f"{label or '(default)'} -> {got or '(default)'} {n}" for label, got, n in pairs)
-        yield escape("  most confused          " + ", ".join(named))
+    named = [f"{label or '(default)'} -> {got or '(default)'} {n}" for label, got, n in pairs]
+    yield from _listed("most confused", named, width)
+
+
+def _listed(title: str, items: Sequence[str], width: int | None) -> Iterator[str]:
+    """A title and items with commas between, on as many lines as `width` makes it; nothing without items."""
+    start = f"  {title:<23}"
+    if width is None:
+        lines = [start + ", ".join(items)] if items else []
+    else:
+        rest = " " * len(start)
+        lines = textwrap.wrap(", ".join(items), width, initial_indent=start, subsequent_indent=rest)
+    yield from map(escape, lines)
 
 
 _MEASURES = {
@@ -97,34 +108,26 @@ def _intervals(found: Evaluation) -> Iterator[str]:
         yield f"  {title:<23}" + ", ".join(known[place : place + 3])
 
 
-def _models(found: Evaluation) -> Iterator[str]:
-    served = ", ".join(f"{model} {count}" for model, count in found.models.items())
-    yield escape(f"  models                 {served}{_estimated(found.estimate)}")
+def _models(found: Evaluation, width: int | None) -> Iterator[str]:
+    served = [f"{model} {count}" for model, count in found.models.items()]
+    yield from _listed("models", served, width)
+    yield from _listed("  their price, quality", _estimated(found.estimate), width)
     if found.model_cases:
         yield f"  expected model {found.model_cases:>5}   right {found.model_right}"
-    shadow = found.shadow
-    if shadow.moved:
-        yield (
-            f"  shadow mode   {shadow.moved:>6}   decisions would change model"
-            f"{_estimated(shadow.now)}, and then{_estimated(shadow.then) or ': nothing known'}"
-        )
+    if found.shadow.moved:
+        yield f"  shadow mode   {found.shadow.moved:>6}   decisions would change model"
+        yield from _listed("  now", _estimated(found.shadow.now), width)
+        yield from _listed("  then", _estimated(found.shadow.then), width)
 
 
-def _estimated(estimate: Estimate) -> str:
-    """What is known of price and quality, after a semicolon; nothing where nothing is."""
+def _estimated(estimate: Estimate) -> list[str]:
+    """What is known of price and quality."""
     parts = []
     if estimate.usd_per_1m is not None:
         parts.append(f"{estimate.usd_per_1m:.2f} USD a million tokens")
     if estimate.quality is not None:
         parts.append(f"expected quality {estimate.quality:.2f} ({_count(estimate.known, 'decision')})")
-    return "; " + ", ".join(parts) if parts else ""
-
-
-def _tags(found: Evaluation) -> Iterator[str]:
-    if not found.tags:
-        return
-    named = (f"{one.tag} {one.passed}/{one.cases} ({_percent(one.share)})" for one in found.tags)
-    yield escape("  tags, passed           " + ", ".join(named))
+    return parts
 
 
 def _routes(found: Evaluation, width: int | None) -> Iterator[str]:
