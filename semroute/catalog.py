@@ -117,7 +117,7 @@ def declared_quality(card: ModelCard) -> float:
     return _UNKNOWN_QUALITY if card.quality is None else card.quality
 
 
-def blended_usd(card: ModelCard) -> float | None:
+def blended_usd(card: ModelCard | Candidate) -> float | None:
     """US dollars for a million tokens, three quarters prompt and one completion; None where unknown."""
     if card.prompt_usd_per_1m is None or card.completion_usd_per_1m is None:
         return card.prompt_usd_per_1m

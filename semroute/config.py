@@ -6,6 +6,7 @@ comes from a folder of YAML or from the canonical JSON inside an index, and both
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from semroute.errors import ConfigError, Problem
 from semroute.shapes import (
     DefaultSettings,
     EscalationSettings,
+    Floors,
     LogSettings,
     ModelCard,
     Route,
@@ -49,6 +51,7 @@ __all__ = [
     "Config",
     "DefaultSettings",
     "EscalationSettings",
+    "Floors",
     "LogSettings",
     "ModelCard",
     "Place",
@@ -60,6 +63,7 @@ __all__ = [
     "Weights",
     "json_schemas",
     "load_config",
+    "schema_text",
 ]
 
 
@@ -84,8 +88,15 @@ class Config:
         return {route.name: route for route in self.routes}
 
     def canonical(self) -> dict[str, Any]:
-        """Everything that defines the behaviour, as plain JSON types with the defaults filled in."""
-        settings = self.settings.model_dump(mode="json")
+        """Everything that is said, as plain JSON types with the defaults filled in."""
+        canonical = self.behaviour()
+        if self.settings.floors is not None:
+            canonical["settings"]["floors"] = self.settings.floors.model_dump(mode="json")
+        return canonical
+
+    def behaviour(self) -> dict[str, Any]:
+        """What an index depends on, as plain JSON types with the defaults filled in: all but the floors."""
+        settings = self.settings.model_dump(mode="json", exclude={"floors"})
         if settings["log"] is None:
             del settings["log"]  # an index that was built before there was this key keeps its fingerprint
         return {
@@ -208,6 +219,11 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     }
 
 
+def schema_text(schema: dict[str, Any]) -> str:
+    """A schema as it stands in a file."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
 # From what pydantic says to what the reader of a problem needs
 
 _ShapeT = TypeVar("_ShapeT", bound=Shape)
@@ -325,6 +341,7 @@ _SECTIONS: dict[str, type[Shape]] = {
     "default": DefaultSettings,
     "vote": VoteSettings,
     "escalations": EscalationSettings,
+    "floors": Floors,
     "log": LogSettings,
     "select": Weights,
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from semroute import artifact
 from semroute.changes import config_changes, encoder_changes
-from semroute.config import Config
+from semroute.config import Config, Floors
 from semroute.encoders.bundled import words_revision
 from semroute.errors import ConfigError
 
@@ -47,7 +47,7 @@ def fingerprint(
             "dim": encoder.dim,
             "preprocessing": encoder.preprocessing,
         },
-        "config": config.canonical(),
+        "config": config.behaviour(),
     }
     if words is not None:
         inputs["words"] = words
@@ -70,22 +70,48 @@ def check(config: Config, known: KnownIdentity, folder: Path) -> list[str]:
     Raises ArtifactMissing, ArtifactCorrupt or ArtifactMismatch.
     """
     manifest, contents = artifact.read(folder)
-    return differences(config, known, manifest, lambda: config_from_bytes(contents["config"]))
+    stored = contents["config"]
+    return differences(
+        config, known, manifest, lambda: config_from_bytes(stored), lambda: _stored_floors(stored)
+    )
 
 
 def differences(
-    config: Config, known: KnownIdentity, manifest: artifact.Manifest, built: Callable[[], Config]
+    config: Config,
+    known: KnownIdentity,
+    manifest: artifact.Manifest,
+    built: Callable[[], Config],
+    floors: Callable[[], Floors | None],
 ) -> list[str]:
     """In what `config` differs from what was built, in words; empty when it does not.
 
     known: the encoder that `config` names. manifest: what the index says of itself. built: gives the config
-    inside it, and is asked only where there is a difference to name.
+    inside it, and is asked only where there is a difference to name; floors: those of that config.
     """
     changes = encoder_changes(known, manifest.encoder)
-    words = words_revision(manifest.encoder.name)
-    if fingerprint(config, manifest.encoder, words) != manifest.fingerprint:
+    if not _same_inputs(config, manifest):
         changes += _config_changes(built, config) or ["how routes are fitted (another semroute)"]
+    elif floors() != config.settings.floors:
+        changes += _config_changes(built, config)
     return changes
+
+
+def is_built_from(config: Config, known: KnownIdentity, manifest: artifact.Manifest) -> bool:
+    """Whether an index is built from what `config` says, its floors aside: nothing is built from them."""
+    return not encoder_changes(known, manifest.encoder) and _same_inputs(config, manifest)
+
+
+def _same_inputs(config: Config, manifest: artifact.Manifest) -> bool:
+    words = words_revision(manifest.encoder.name)
+    return fingerprint(config, manifest.encoder, words) == manifest.fingerprint
+
+
+def _stored_floors(stored: bytes) -> Floors | None:
+    """The floors in a stored config. Most projects have none, and then nothing is parsed."""
+    if b'"floors"' not in stored:
+        return None
+    floors = json.loads(stored)["settings"].get("floors")
+    return None if floors is None else Floors.model_validate(floors)
 
 
 def _config_changes(read_built: Callable[[], Config], config: Config) -> list[str]:

@@ -417,6 +417,33 @@ class LogSettings(Shape):
     )
 
 
+class Floors(Shape):
+    """What an evaluation must reach; they change no decision."""
+
+    accuracy: Share | None = Field(
+        default=None, description="Least share of all cases that are routed as their label says."
+    )
+    macro_f1: Share | None = Field(default=None, description="Least mean F1 of the routes.")
+    top1: Share | None = Field(
+        default=None, description="Least share of the cases in scope whose best-scoring route is right."
+    )
+    coverage: Share | None = Field(
+        default=None, description="Least share of the cases in scope that a route serves."
+    )
+    right_of_served: Share | None = Field(
+        default=None, description="Least share of the cases in scope served by a route that it is right for."
+    )
+    refused_out_of_scope: Share | None = Field(
+        default=None, description="Least share of the cases out of scope that the default serves."
+    )
+    max_calibration_error: Share | None = Field(
+        default=None, description="A ceiling: the most that the expected calibration error may be."
+    )
+    tags: dict[Name, Share] = Field(
+        default={}, description="Least share of the cases with each tag that pass, such as {smoke: 1.0}."
+    )
+
+
 class RuleCondition(Shape):
     """When a rule holds: every condition that is given must hold, and at least one must be given."""
 
@@ -534,6 +561,9 @@ class Settings(Shape):
     )
     rules: Annotated[tuple[Rule, ...], Strict(strict=False)] = Field(
         default=(), description="Asked before the vote, in order; the first that holds decides."
+    )
+    floors: Floors | None = Field(
+        default=None, description="What `semroute eval` must find; it exits 1 below."
     )
 
 

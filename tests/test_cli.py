@@ -45,7 +45,8 @@ def test_from_nothing_to_an_answer(semroute, tmp_path):
     made = semroute("init")
     assert made.returncode == 0
     assert made.stdout.split() == [
-        f"routes/{name}.yaml" for name in ("billing", "coding", "semroute", "smalltalk")
+        *(f"routes/{name}.yaml" for name in ("billing", "coding", "semroute", "smalltalk")),
+        *(f"routes/{name}.schema.json" for name in ("semroute", "route")),
     ]
     assert semroute("validate").stdout.startswith("routes: valid (3 routes, 30 utterances, 2 models)")
     built = semroute("build")
@@ -315,7 +316,7 @@ def test_eval_shows_what_was_wrong_and_why(semroute, project):
     write_cases(
         project,
         {"prompt": "where is my refund", "route": "billing"},
-        {"prompt": "hello there", "route": "coding", "tags": ["ignored"]},
+        {"prompt": "hello there", "route": "coding", "note": "ignored"},
         {"prompt": "", "route": None},
     )
     done = semroute("eval", "--cases", "cases.jsonl")
@@ -338,7 +339,7 @@ def test_eval_as_json(semroute, project):
     found = json.loads(done.stdout)
     assert set(found) == {
         "index", "cases", "accuracy", "macro_f1", "in_scope", "out_of_scope", "reasons", "calibration",
-        "routes", "wrong",
+        "routes", "wrong", "intervals", "confusion", "tags", "models", "shadow", "floors",
     }  # fmt: skip
     assert (found["cases"], found["accuracy"], found["calibration"]["auroc"]) == (2, 0.5, None)
     assert [row["route"] for row in found["routes"]] == ["billing", "coding", "smalltalk", None]
@@ -420,6 +421,132 @@ def test_eval_takes_the_heldout_lists_or_says_what_to_do(semroute, write_project
     found = json.loads(semroute("eval", "--json").stdout)
     assert (found["in_scope"]["cases"], found["out_of_scope"]["cases"]) == (2, 1)
     assert ("routes/000.yaml", 1) in [(row["file"], row["line"]) for row in found["wrong"]]
+
+
+def test_eval_names_what_is_wrong_with_probes(semroute, project):
+    write_cases(
+        project,
+        {"prompt": "x", "route": "billing", "model": "smal", "tags": []},
+        {"prompt": [], "must_default": "yes"},
+        {"prompt": "x", "must_default": True, "route": "billing"},
+        {"prompt": "x", "must_default": False},
+        {"prompt": "x", "model": 7, "tags": ["", 1]},
+    )
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.split(" ")[0].removeprefix("cases.jsonl:") for line in done.stderr.splitlines()] == [
+        "1:46:", "1:62:", "2:12:", "2:32:", "3:33:", "4:1:", "5:26:", "5:37:",
+    ]  # fmt: skip
+    assert "did you mean `small`?" in done.stderr
+
+
+def test_eval_of_probes_counts_them_by_tag(semroute, project):
+    write_cases(
+        project,
+        {"prompt": "where is my refund", "model": "small", "tags": ["models", "smoke"]},
+        {"prompt": "hello there", "model": "big", "tags": ["models"]},
+        {"prompt": "", "must_default": True, "tags": ["smoke"]},
+        {"prompt": "good morning", "route": "smalltalk", "model": "small"},
+    )
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert "tags, passed           models 1/2 (50.0%), smoke 2/2 (100.0%)" in done.stdout
+    assert "expected model     3   right 2" in done.stdout
+    assert "expected model big, got smalltalk, model small" in done.stdout
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--json").stdout)
+    assert found["cases"] == 2 and found["accuracy"] == 1.0
+    assert [(row["tag"], row["passed"]) for row in found["tags"]] == [("models", 1), ("smoke", 2)]
+    assert [row["line"] for row in found["models"]["wrong"]] == [2]
+
+
+def test_eval_exits_1_below_a_floor_and_says_which(semroute, write_project, project):
+    floors = {"accuracy": 0.9, "coverage": 0.5, "tags": {"smoke": 1.0}}
+    write_project(settings={"floors": floors})
+    assert semroute("build").returncode == 0
+    write_cases(
+        project,
+        {"prompt": "hello there", "route": "coding", "tags": ["smoke"]},
+        {"prompt": "where is my refund", "route": "billing"},
+    )
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "1 of 3 floors held" in done.stdout
+    assert "not held: accuracy must be at least 0.9 and is 0.5000" in done.stdout
+    assert "not held: tags.smoke must be at least 1 and is 0.0000" in done.stdout
+    done = semroute("eval", "--cases", "cases.jsonl", "--json")
+    assert done.returncode == 1 and "accuracy must be" in done.stderr
+    held = {row["name"]: row["holds"] for row in json.loads(done.stdout)["floors"]}
+    assert held == {"accuracy": False, "coverage": True, "tags.smoke": False}
+    write_cases(project, {"prompt": "hello there", "route": "smalltalk", "tags": ["smoke"]})
+    assert semroute("eval", "--cases", "cases.jsonl").returncode == 0
+
+
+def test_eval_against_another_index(semroute, write_project, project):
+    (project / "index").rename(project / "old")
+    write_project(ROUTES | {"smalltalk": ["what a day", "tell me a joke"], "greeting": ROUTES["smalltalk"]})
+    assert semroute("build").returncode == 0
+    write_cases(
+        project,
+        {"prompt": "hello there", "route": "greeting"},
+        {"prompt": "good morning", "route": "smalltalk"},
+        {"prompt": "where is my refund", "route": "billing"},
+    )
+    assert semroute("eval", "--cases", "cases.jsonl").returncode == 0
+    done = semroute("eval", "--cases", "cases.jsonl", "--baseline", "old")
+    assert done.returncode == 0
+    assert "2 prompts changed against the baseline: 1 better, 1 worse" in done.stdout
+    assert "smalltalk -> small (1.00), now greeting -> small" in done.stdout
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--baseline", "old", "--json").stdout)
+    assert [row["verdict"] for row in found["baseline"]["cases"]] == ["better", "worse"]
+    assert found["baseline"]["p_value"] == 1.0
+    assert semroute("eval", "--baseline", "nowhere").returncode == 2
+
+
+def test_eval_in_the_formats_of_others(semroute, project):
+    write_cases(project, {"prompt": "hello 100%\n::there", "route": "coding"})
+    summary = project / "summary.md"
+    summary.write_text("before\n")
+    done = semroute("eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY=str(summary))
+    assert done.returncode == 0
+    assert done.stdout.startswith(
+        "::warning file=cases.jsonl,line=1,title=semroute eval::expected coding, got "
+    )
+    assert done.stdout.count("\n") == 1 and "hello 100%25 ::there" in done.stdout
+    assert (
+        summary.read_text().startswith("before\n## semroute eval\n") and "| accuracy |" in summary.read_text()
+    )
+    printed = semroute("eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY="")
+    assert "## semroute eval" in printed.stdout
+    unwritable = semroute(
+        "eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY=str(project)
+    )
+    assert unwritable.returncode == 0 and "could not be written" in unwritable.stderr
+    xml = semroute("eval", "--cases", "cases.jsonl", "--format", "junit").stdout
+    assert xml.startswith('<?xml version="1.0" encoding="UTF-8"?>') and 'failures="1"' in xml
+    assert json.loads(semroute("eval", "--cases", "cases.jsonl", "--format", "json").stdout)["cases"] == 1
+    assert semroute("eval", "--format", "html").returncode == 2
+
+
+def test_eval_under_perturbations(semroute, project):
+    write_cases(project, {"prompt": "where is my refund", "route": "billing"})
+    done = semroute("eval", "--cases", "cases.jsonl", "--robustness")
+    assert "upper case" in done.stdout and "expensive first" in done.stdout
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--robustness", "--json").stdout)
+    assert {row["perturbation"] for row in found["robustness"]} >= {"typo", "polite before"}
+
+
+def test_eval_reports_what_shadow_mode_would_change(semroute, write_project, project):
+    escalations = {"store": "sqlite:outcomes.db", "mode": "shadow", "min_support": 1}
+    write_project(settings={"escalations": escalations})
+    assert semroute("build").returncode == 0
+    for _ in range(3):
+        added = semroute("escalations", "add", "where is my refund", "--model", "small", "--score", "0")
+        assert added.returncode == 0, added.stderr
+    write_cases(project, {"prompt": "where is my refund", "route": "billing"})
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--json").stdout)
+    assert found["shadow"]["moved"] == 1 and found["models"]["served"] == {"small": 1}
+    assert found["shadow"]["now"]["usd_per_1m"] < found["shadow"]["then"]["usd_per_1m"]
+    assert found["shadow"]["now"]["quality"] < 0.5
+    assert "1   decisions would change model" in semroute("eval", "--cases", "cases.jsonl").stdout
 
 
 def test_eval_shows_twenty_wrong_prompts_or_all_and_cuts_nothing_in_a_pipe(semroute, project):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -197,12 +196,12 @@ def schema(
     as_json: Annotated[bool, typer.Option("--json", help="Accepted everywhere; a schema is JSON.")] = True,
 ) -> None:
     """Print the JSON Schemas of the YAML files, for editors."""
-    from semroute.config import json_schemas
+    from semroute.config import json_schemas, schema_text
 
     schemas = json_schemas()
     if which is not None and which not in schemas:
         refuse(f"There is no schema {which!r}: choose {' or '.join(schemas)}.")
-    print_line(json.dumps(schemas if which is None else schemas[which], indent=2, ensure_ascii=False))
+    print_line(schema_text(schemas if which is None else schemas[which]).removesuffix("\n"))
 
 
 def _check_index(routes: Path, index: Path, as_json: bool) -> None:
