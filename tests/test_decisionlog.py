@@ -1203,3 +1203,25 @@ def test_every_error_of_a_log_is_one_of_ours(tmp_path):
     (tmp_path / "d.db").write_bytes(b"no database, but long enough to look at" * 10)
     with pytest.raises(StoreError, match=r"d\.db"):
         open_log("sqlite:d.db", root=tmp_path)
+
+
+@pytest.mark.parametrize("store", ["sqlite:semroute.db", "jsonl:decisions.jsonl"])
+def test_tune_and_report_read_the_log_of_the_settings(write_project, tmp_path, command, load, store):
+    models = {
+        "small": {"prompt_usd_per_1m": 1.0, "completion_usd_per_1m": 1.0},
+        "big": {"prompt_usd_per_1m": 9.0, "completion_usd_per_1m": 9.0},
+    }
+    build_index(write_project(settings={"log": {"store": store}, "models": models}), tmp_path / "index")
+    assert "holds nothing" in command("tune", "--logged", code=2).stderr
+    router = load(tmp_path / "index")
+    texts = [text for entry in router.index.entries for text in [entry.text]]
+    for number in range(40):
+        decision = router.route(texts[number % len(texts)])
+        router.served(decision, model="small", prompt_tokens=1_000, completion_tokens=1_000)
+        router.feedback(decision, float(number % 4 > 0))
+    router.flush(10.0)
+    tuned = json.loads(command("tune", "--logged", "--quality", "0.1", "--json").stdout)
+    assert tuned["reached"] and tuned["curve"]
+    command("report", "--output", "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "No decision log" not in page and "in the log" in page

@@ -151,6 +151,17 @@ def _require(settings: Settings) -> str:
     return settings.log.store
 
 
+def logged_decisions(settings: Settings, root: Path) -> Iterator[LoggedDecision]:
+    """What the log of `settings` holds, in order, by the models that answered; nothing without a log."""
+    from semroute.decisionlog import is_there, open_log
+
+    if settings.log is None or not is_there(settings.log.store, root=root):
+        return
+    with open_log(settings.log.store, root=root) as opened:
+        for decision in opened.read():
+            yield decision.of_answerer()
+
+
 @contextmanager
 def _opened(settings: Settings, root: Path, *, make: bool = False) -> Iterator[DecisionLog | None]:
     """The log; None where nothing was logged yet, so that looking makes no file."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from semroute.cli.log import logged_decisions
 from semroute.cli.output import (
     CHECK_FAILED,
     IndexOption,
@@ -22,12 +23,12 @@ from semroute.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from semroute.edit import Written
     from semroute.router import Router
     from semroute.sweep import Figure, Goal
-    from semroute.tune import OperatingPoint, Tuning
+    from semroute.tune import Logged, OperatingPoint, Tuning
 
     Progress = Callable[[int, int], None]
 
@@ -60,7 +61,7 @@ def tune(
             "--cases",
             metavar="FILE.jsonl|-",
             help='Labelled prompts, {"prompt": ..., "route": name or null} a line; '
-            "without this and the next three, the heldout lists in the index.",
+            "without this and the next four, the heldout lists in the index.",
             show_default=False,
         ),
     ] = None,
@@ -85,6 +86,9 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    logged: Annotated[
+        bool, typer.Option("--logged", help="The decisions in the log of the settings, those with outcomes.")
+    ] = False,
     setting: Annotated[
         str | None,
         typer.Option(
@@ -140,19 +144,23 @@ def tune(
     """
     from semroute.router import Router
 
-    graded = outcomes is not None or store or log is not None
-    if sum((cases is not None, outcomes is not None, store, log is not None)) > 1:
-        refuse("Give one of --cases, --outcomes, --store and --log.")
+    from_log = log is not None or logged
+    graded = outcomes is not None or store or from_log
+    if sum((cases is not None, outcomes is not None, store, log is not None, logged)) > 1:
+        refuse("Give one of --cases, --outcomes, --store, --log and --logged.")
     if graded and precision is not None:
         refuse("--precision is of labelled prompts; with outcomes give --quality or --min-quality.")
     if not graded and (quality is not None or min_quality is not None):
-        refuse("--quality and --min-quality are of outcomes; give --outcomes FILE, --store or --log FILE.")
+        refuse(
+            "--quality and --min-quality are of outcomes; "
+            "give --outcomes FILE, --store, --log FILE or --logged."
+        )
     if quality is not None and min_quality is not None:
         refuse("Give one of --quality and --min-quality.")
-    key = _key(setting, graded=graded, logged=log is not None)
-    router = Router.load(index)
-    if log is not None:
-        found = _by_log(router, log, key, _goal(quality, min_quality))
+    key = _key(setting, graded=graded, logged=from_log)
+    router = Router.load(index, log=False)
+    if from_log:
+        found = _by_log(router, _log_rows(router, index, log), key, _goal(quality, min_quality))
     elif graded:
         goal = _goal(quality, min_quality)
         found = _by_outcomes(router, outcomes, key, goal, answer_tokens)
@@ -233,11 +241,29 @@ def _by_outcomes(
     return tune_models(router, crossed, setting=key, goal=goal)
 
 
-def _by_log(router: Router, log: str, key: str | None, goal: Goal) -> Tuning:
+def _log_rows(router: Router, index: Path, file: str | None) -> Sequence[Logged]:
+    """The decisions of a file, or else those of the log that the settings name."""
     from semroute.logged import read_logged
+
+    settings = router.index.config.settings
+    if file is not None:
+        return read_logged(file, settings.models)
+    rows = [
+        row for row in logged_decisions(settings, index.absolute().parent) if row.model in settings.models
+    ]
+    if not rows:
+        refuse(
+            "The decision log holds nothing: name one in semroute.yaml, such as "
+            "log: {store: sqlite:semroute.db}, "
+            "build, and route; or give --log FILE.jsonl."
+        )
+    return rows
+
+
+def _by_log(router: Router, rows: Sequence[Logged], key: str | None, goal: Goal) -> Tuning:
     from semroute.tune import tune_log
 
-    return tune_log(router, read_logged(log, router.index.config.settings.models), setting=key, goal=goal)
+    return tune_log(router, rows, setting=key, goal=goal)
 
 
 def _written(found: Tuning, routes: Path, index: Path) -> list[Written]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from semroute.decision import Candidate
@@ -93,6 +93,10 @@ class LoggedDecision:
     score: float | None = None
     escalated_to: str | None = None
     by: str | None = None
+
+    def of_answerer(self) -> LoggedDecision:
+        """The same, whose `model` is the one that answered where that is known: what a score is about."""
+        return replace(self, model=self.served_by or self.model)
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain JSON types; `text` only where it was kept."""
