@@ -20,6 +20,9 @@ from pydantic_core import ErrorDetails
 
 from semroute.errors import ConfigError, Problem
 from semroute.shapes import (
+    Accept,
+    Api,
+    Cascade,
     DefaultSettings,
     EscalationSettings,
     ModelCard,
@@ -27,6 +30,7 @@ from semroute.shapes import (
     RouteList,
     Rule,
     RuleCondition,
+    ServeSettings,
     Settings,
     Shape,
     VoteSettings,
@@ -45,6 +49,9 @@ from semroute.sources import (
 from semroute.yaml import shorten
 
 __all__ = [
+    "Accept",
+    "Api",
+    "Cascade",
     "Config",
     "DefaultSettings",
     "EscalationSettings",
@@ -53,6 +60,7 @@ __all__ = [
     "Route",
     "Rule",
     "RuleCondition",
+    "ServeSettings",
     "Settings",
     "VoteSettings",
     "Weights",
@@ -302,6 +310,7 @@ _SECTIONS: dict[str, type[Shape]] = {
     "vote": VoteSettings,
     "escalations": EscalationSettings,
     "select": Weights,
+    "serve": ServeSettings,
 }
 
 
@@ -310,6 +319,10 @@ def _shape_at(shape: type[Shape], path: list[str | int]) -> type[Shape]:
     match path:
         case [str(section)] if section in _SECTIONS:
             return _SECTIONS[section]
+        case ["cascade"] | ["default", "cascade"]:
+            return Cascade
+        case ["cascade", "accept"] | ["default", "cascade", "accept"]:
+            return Accept
         case ["models", _]:
             return ModelCard
         case ["rules", _]:
