@@ -62,9 +62,9 @@ def parse_weights(text: str) -> Weights:
 
 
 def parse_choice(text: str) -> tuple[Weights | None, tuple[str, ...]]:
-    """Weights and the models to choose from, as in "router@q:1|c:0.005|models:small,big"; either may be absent.
+    """Weights and the models to choose from, as in "router@q:1|c:0.005|models:small,big".
 
-    Raises ValueError.
+    Either may be absent. Raises ValueError.
     """
     kind, at, listed = text.partition("@")
     parts = listed.split("|")

@@ -316,13 +316,11 @@ _SECTIONS: dict[str, type[Shape]] = {
 
 def _shape_at(shape: type[Shape], path: list[str | int]) -> type[Shape]:
     """The shape of the mapping at `path` inside `shape`."""
-    match path:
+    match path[1:] if path[0:1] == ["default"] and len(path) > 1 else path:
+        case ["cascade", *inner]:
+            return Accept if inner else Cascade
         case [str(section)] if section in _SECTIONS:
             return _SECTIONS[section]
-        case ["cascade"] | ["default", "cascade"]:
-            return Cascade
-        case ["cascade", "accept"] | ["default", "cascade", "accept"]:
-            return Accept
         case ["models", _]:
             return ModelCard
         case ["rules", _]:

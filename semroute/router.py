@@ -189,7 +189,7 @@ class Router:
         return self._decided(snapshot, verdict, snapshot.sized(prompt, asked), started)
 
     def answered(self, decision: str, model: str) -> None:
-        """Let feedback on the decision of this id be about `model`, which answered in place of the chosen one."""
+        """Let feedback on the decision of this id be about `model`, which answered in place of another."""
         known = self._recent.get(decision)
         if known is not None:
             self._recent.add(decision, (known[0], known[1], model))
@@ -384,7 +384,7 @@ class _Snapshot:
         }
 
     def measured(self, latencies: Mapping[str, tuple[float | None, float | None]]) -> _Snapshot:
-        """This one, with `latencies` in place of what the cards say of them."""
+        """The same, with `latencies` in place of what the cards say of them."""
         found = copy.copy(self)
         found._cards = {
             name: _with_latencies(card, *latencies.get(name, (None, None)))

@@ -470,7 +470,7 @@ class ServeSettings(Shape):
     grace_s: Seconds = Field(default=30.0, description="What a stop leaves to the streams under way.")
     regenerate: bool = Field(
         default=False,
-        description="The same conversation again within a minute counts as a weak sign that the answer was bad.",
+        description="The same conversation again within a minute is a weak sign that the answer was bad.",
     )
 
 
