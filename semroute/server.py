@@ -2,7 +2,8 @@
 
     request -> gate (host, key, limits) -> body read -> decision -> Upstreams.answer -> bytes of the answer
 
-Routing is the router's, calling models is `upstream`'s; here a request becomes a `Call` and an `Answer` a response.
+Routing is the router's, calling models is `upstream`'s; here a request becomes a `Call`, and an `Answer` a
+response.
 """
 
 from __future__ import annotations
@@ -290,7 +291,7 @@ class Service:
         if name == AUTO:
             return Reply(200, _model_entry(AUTO, "semroute"))
         if name not in cards:
-            raise BadRequest(404, "There is no such model.", code="model_not_found", param="model")
+            raise _unknown_model("There is no such model.")
         return Reply(200, _model_entry(name, cards[name].provider))
 
     async def route(self, asked: Asked) -> Reply:
@@ -319,13 +320,11 @@ class Service:
             weights, named = catalog.parse_choice(text)
         except ValueError:
             message = "This model is not known; a choice is written router@q:1|c:0.005|t:0|i:0|models:A,B."
-            raise BadRequest(404, message, code="model_not_found", param="model") from None
+            raise _unknown_model(message) from None
         found = [self.upstreams.find(name) for name in named]
         models = tuple(name for name in found if name is not None)
         if len(models) < len(named):
-            raise BadRequest(
-                404, "`models:` names a model that is not known.", code="model_not_found", param="model"
-            )
+            raise _unknown_model("`models:` names a model that is not known.")
         return weights, models
 
     async def feedback(self, asked: Asked) -> Reply:
@@ -344,9 +343,8 @@ class Service:
         elif isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1:
             call = functools.partial(self.router.feedback, identity, float(score), by=who)
         else:
-            raise BadRequest(
-                400, "Give a `score` from 0 to 1, or `to`, the model that was needed.", param="score"
-            )
+            message = "Give a `score` from 0 to 1, or `to`, the model that was needed."
+            raise BadRequest(400, message, param="score")
         try:
             outcome = await asyncio.get_running_loop().run_in_executor(self._books, call)
         except UnknownDecision as error:
@@ -359,9 +357,8 @@ class Service:
             raise BadRequest(409, str(error)) from None
         except StoreError as error:
             _log.warning("Feedback could not be stored: %s", error)
-            raise BadRequest(
-                503, "The feedback could not be stored; try again later.", code="store"
-            ) from None
+            message = "The feedback could not be stored; try again later."
+            raise BadRequest(503, message, code="store_unavailable") from None
         return Reply(200, {"id": outcome, "decision_id": identity})
 
     async def healthz(self, _: Asked) -> Reply:
@@ -381,7 +378,7 @@ class Service:
     # A sign that an answer was bad
 
     def regenerated(self, digest: bytes, decision: str, owner: str | None) -> None:
-        """Note an answer; the same conversation from the same client within a minute speaks against the last."""
+        """Note an answer; the same conversation again within a minute speaks against the one before."""
         now = time.monotonic()
         before = self._answered.pop(digest, None)
         self._answered[digest] = (decision, now)
@@ -390,6 +387,10 @@ class Service:
         if before is not None and now - before[1] < 60.0:
             who = f"regenerate:{owner or 'client'}"
             self.book(functools.partial(self.router.feedback, before[0], 0.25, by=who))
+
+
+def _unknown_model(message: str) -> BadRequest:
+    return BadRequest(404, message, code="model_not_found", param="model")
 
 
 def _model_entry(name: str, owner: str) -> dict[str, Any]:
@@ -436,7 +437,8 @@ class _Gate:
         try:
             refusal = self._refusal(scope)
             if refusal is not None:
-                await _respond_error(scope, outgoing, refusal)
+                closing = [(b"connection", b"close")] if refusal.status == 400 else []
+                await _respond_error(scope, outgoing, refusal, closing)
             else:
                 await self._app(scope, receive, outgoing)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not tell the client more than that
@@ -464,11 +466,7 @@ class _Gate:
             presented = access.presented_key(headers)
             scope["semroute.owner"] = keys.owner(presented)
             if scope["semroute.owner"] is None:
-                said = (
-                    "There is no API key in the request."
-                    if presented is None
-                    else "This API key is not known."
-                )
+                said = "The request has no API key." if presented is None else "This API key is not known."
                 return BadRequest(401, said, code="invalid_api_key")
         if service.in_flight > service.settings.max_concurrency:
             return BadRequest(503, "Too many requests at once; try again in a second.", code="overloaded")
@@ -515,8 +513,6 @@ async def _respond_error(
     listed = list(headers)
     if error.status in (429, 503) and not any(name == b"retry-after" for name, _ in listed):
         listed.append((b"retry-after", b"1"))
-    if error.status in (400, 413) and not scope["path"].startswith("/v1/"):
-        listed.append((b"connection", b"close"))
     if error.status == 401:
         listed.append((b"www-authenticate", b"Bearer"))
     body = wire.error(_api_of(scope), error.status, error.message, code=error.code, param=error.param)
@@ -715,15 +711,12 @@ class _Completion:
             try:
                 await self._serve(plan, ledger, response, hangup)
             except NoUpstream:
-                error = BadRequest(
-                    404, f"No model here speaks {scope['path']}.", code="model_not_found", param="model"
-                )
-                await response.whole(scope, error, (), self._api)
+                await response.refuse(scope, _unknown_model(f"No model here speaks {scope['path']}."), ())
             except NoAnswer as none:
-                error = BadRequest(503, "No model answered.", code="no_model_available")
                 wait = str(math.ceil(none.retry_after)).encode()
                 told = [*_plan_headers(plan, None), (b"retry-after", wait), (b"x-should-retry", b"false")]
-                await response.whole(scope, error, told, self._api)
+                refusal = BadRequest(503, "No model answered.", code="no_model_available")
+                await response.refuse(scope, refusal, told)
         _log_request(scope, plan, ledger, response, hangup, time.perf_counter() - began)
 
     # From the body to the call
@@ -748,7 +741,7 @@ class _Completion:
         known = service.upstreams.find(model)
         if known is None:
             message = f"There is no such model; GET /v1/models lists them, and {AUTO} chooses one."
-            raise BadRequest(404, message, code="model_not_found", param="model")
+            raise _unknown_model(message)
         return _Plan(replace(call, candidates=(known,)), new_ulid(), None)
 
     async def _routed(self, scope: Scope, body: Body, messages: Any, call: Call) -> _Plan:
@@ -805,9 +798,8 @@ class _Completion:
                 if done:
                     break
                 if not response.started:
-                    await response.start(
-                        200, b"text/event-stream", _plan_headers(plan, plan.call.candidates[0])
-                    )
+                    headers = _plan_headers(plan, plan.call.candidates[0])
+                    await response.start(200, b"text/event-stream", headers)
                 await response.send(b": waiting for the answer\n\n")
             try:
                 answer = answering.result()
@@ -834,14 +826,13 @@ class _Completion:
                 headers = _plan_headers(plan, answer.model)
                 if answer.body is not None:
                     headers.append((b"content-length", str(len(answer.body)).encode()))
-                if answer.status in _FINAL:
-                    headers.append((b"x-should-retry", b"false"))
                 await response.start(answer.status, answer.content_type, headers)
             if answer.body is not None:
                 hangup.answered()
-                is_event = answer.status < 400 or not plan.call.stream or not response.held
+                refused = response.held and answer.status >= 400
+                response.failed = refused
                 await response.end(
-                    answer.body if is_event else wire.stream_error(self._api, "The model refused.")
+                    wire.stream_error(self._api, "The model refused.") if refused else answer.body
                 )
                 return
             async with aclosing(answer.events()) as events:  # type: ignore[type-var]
@@ -854,7 +845,6 @@ class _Completion:
             await answer.close()
 
 
-_FINAL = {400, 413, 422}
 _KNOWN = {*_PATHS, *_OPEN, "/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/"}
 
 
@@ -885,9 +875,7 @@ class _Response:
         """The rest of it."""
         await self._send({"type": "http.response.body", "body": body})
 
-    async def whole(
-        self, scope: Scope, error: BadRequest, headers: Iterable[tuple[bytes, bytes]], api: Api
-    ) -> None:
+    async def refuse(self, scope: Scope, error: BadRequest, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """An error, where nothing has been sent."""
         self.status = error.status
         await _respond_error(scope, self._send, error, headers)

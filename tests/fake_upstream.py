@@ -30,7 +30,7 @@ class Received:
         return json.loads(self.body)
 
 
-class Hangs(Exception):
+class Hangs(Exception):  # noqa: N818
     """The client has closed the connection."""
 
 
