@@ -159,6 +159,7 @@ class Upstream:
         self.card = card
         self.id = card.id or name
         self.health = health
+        self.lacks_key = card.api_key_env is not None and key is None
         base = (card.base_url or _BASES.get(card.provider) or "").rstrip("/")
         self.apis: frozenset[Api] = frozenset(card.apis or _usual_apis(card)) if base else frozenset()
         self.urls = {api: httpx2.URL(base + _PATHS[api]) for api in self.apis}
@@ -486,6 +487,8 @@ class _Exchange:
 
     async def _open(self) -> httpx2.Response:
         """The answer's status and headers."""
+        if self._upstream.lacks_key:
+            raise _Failed("its key is not set", at_once=True)
         url, headers, body = self._upstream.request(self._call)
         fresh = False
 

@@ -1,4 +1,4 @@
-"""The command that serves HTTP: addresses, keys, signals and logs; what is served is in `semroute/server.py`."""
+"""The command that serves HTTP: address, keys, signals, logs. What is served is in `semroute/server.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import sys
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +32,7 @@ def serve(
     index: IndexOption = Path("index"),
     host: Annotated[
         str,
-        typer.Option(envvar="SEMROUTE_HOST", help="The address to bind; beyond this machine with keys only."),
+        typer.Option(envvar="SEMROUTE_HOST", help="The address to bind; keys are needed beyond loopback."),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65_535, envvar="SEMROUTE_PORT", help="The port; 0 for any that is free.")
@@ -60,10 +60,9 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Print where it serves as JSON.")] = False,
 ) -> None:
     """Serve one OpenAI-compatible endpoint that chooses the model."""
-    app, config = _app(index, host, keys_file, allow_host, reload), None
     _log_to_stderr(quiet)
-    grace = app.state.service.settings.grace_s
-    config = _config(app, grace)
+    app = _app(index, host, keys_file, allow_host, reload)
+    config = _config(app, app.state.service.settings.grace_s)
     listening = _bind(host, port)
     url = _url(listening)
     if as_json:
@@ -160,8 +159,7 @@ class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line for `record`."""
         told: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{record.msecs:03.0f}Z",
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
         }
         if record.name == "semroute.access":
