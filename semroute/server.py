@@ -373,6 +373,7 @@ class Service:
 
     async def show_metrics(self, _: Asked) -> Reply:
         """What is counted."""
+        self.metrics.in_flight(self.in_flight)
         return Reply(200, self.metrics.text(), content_type=CONTENT_TYPE.encode())
 
     # A sign that an answer was bad
@@ -449,7 +450,6 @@ class _Gate:
             service.in_flight -= 1
             endpoint = scope["path"] if scope["path"] in _KNOWN else "other"
             service.metrics.requested(endpoint, outgoing.status or 499, time.perf_counter() - began)
-            service.metrics.in_flight(service.in_flight)
 
     def _refusal(self, scope: Scope) -> BadRequest | None:
         service, headers, path = self._service, scope["headers"], scope["path"]

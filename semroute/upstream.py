@@ -633,8 +633,10 @@ class _Exchange:
 
     async def _read(self, limit: int) -> bytes:
         """The whole body. Raises _Failed."""
-        body = bytearray()
-        while chunk := await self._chunk(self._settings.stall_s, "a body that stalled"):
+        body, deadline = bytearray(), self._began + self._settings.answer_s
+        while chunk := await self._chunk(
+            min(self._settings.stall_s, deadline - self._clock()), "a body that stalled"
+        ):
             body += chunk
             if len(body) > limit:
                 raise _Failed("a body that is too long")

@@ -30,10 +30,6 @@ class Received:
         return json.loads(self.body)
 
 
-class Hangs(Exception):  # noqa: N818
-    """The client has closed the connection."""
-
-
 @dataclass
 class FakeUpstream:
     """`with FakeUpstream() as fake:` serves at `fake.url` until the end of the block."""
@@ -82,7 +78,7 @@ class FakeUpstream:
         try:
             while await self._one(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, Hangs):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
@@ -97,22 +93,21 @@ class FakeUpstream:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         got = Received(first.split(" ")[1], headers, body, time.monotonic())
         self.requests.append(got)
-        watch = asyncio.create_task(self._hang_up(reader, got))
+        answering = asyncio.create_task(self._answer(got, writer))
         try:
-            return await self._answer(got, reader, writer)
+            while not answering.done():
+                await asyncio.wait((answering,), timeout=0.02)
+                if not answering.done() and reader.at_eof():
+                    got.hung_up = True
+                    return False
+            return answering.result()
         finally:
             got.ended = time.monotonic()
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            answering.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await answering
 
-    async def _hang_up(self, reader, got):
-        # No client of ours sends a second request before the first is answered.
-        while not reader.at_eof() and not reader._buffer:
-            await asyncio.sleep(0.02)
-        got.hung_up = reader.at_eof() and got.ended is None
-
-    async def _answer(self, got, reader, writer) -> bool:
+    async def _answer(self, got, writer) -> bool:
         request = got.json
         mode, *arguments = request["model"].split(":")
         if mode == "then":
@@ -195,7 +190,7 @@ class FakeUpstream:
 
     async def _status(self, exchange, status, *headers) -> bool:
         """`status:429:retry-after=2`."""
-        given = [tuple(header.split("=", 1)) for header in headers]
+        given = [tuple(header.replace("|", ":").split("=", 1)) for header in headers]
         error = {"error": {"message": f"SECRET of {status}", "type": "x", "code": f"fake_{status}"}}
         return await exchange.json(error, int(status), given)
 
@@ -398,8 +393,6 @@ class _Exchange:
         return await self.raw(json.dumps(body).encode(), "application/json", headers, status)
 
     async def events(self, events: list[bytes]) -> None:
-        if self.got.hung_up:
-            raise Hangs
         if not self._headed:
             self.head("text/event-stream; charset=utf-8", [])
         for event in events:
