@@ -354,13 +354,18 @@ class _Exchange:
             ]
         if self.api == "responses":
             whole = self.answer(text)
-            part = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
+            place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+            part = {**place, "logprobs": []}
+            empty = {"type": "output_text", "text": "", "annotations": []}
+            item = whole["output"][0] | {"content": [], "status": "in_progress"}
             return [
                 named(
                     "response.created",
                     response=whole | {"status": "in_progress", "output": []},
                     sequence_number=0,
                 ),
+                named("response.output_item.added", item=item, output_index=0, sequence_number=0),
+                named("response.content_part.added", part=empty, sequence_number=0, **place),
                 *[
                     named("response.output_text.delta", delta=word, sequence_number=number, **part)
                     for number, word in enumerate(words, 1)
