@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -83,7 +84,7 @@ def create_app(
     settings: ServeSettings | None = None,
     hosts: Collection[str] | None = None,
     watch: Path | None = None,
-    verify: Any = True,
+    tls: ssl.SSLContext | None = None,
 ) -> Starlette:
     """The ASGI app over `router`.
 
@@ -93,7 +94,7 @@ def create_app(
     settings: in place of those under `serve:` in the index.
     hosts: the names by which the server may be called; None for any.
     watch: the folder of the index, to load it again when it changes.
-    verify: as httpx2 takes it; for upstreams with certificates of their own.
+    tls: for upstreams with certificates of their own, in place of the usual authorities.
     """
     service = Service(
         router,
@@ -101,7 +102,7 @@ def create_app(
         access.Keys(feedback_keys),
         os.environ if environ is None else environ,
         settings,
-        verify,
+        tls,
     )
     routes = [Path_(path, _Completion(service, api), methods=["POST"]) for path, api in _PATHS.items()]
     routes += [
@@ -154,7 +155,7 @@ class Service:
         feedback_keys: access.Keys,
         environ: Mapping[str, str],
         settings: ServeSettings | None,
-        verify: Any,
+        tls: ssl.SSLContext | None,
     ) -> None:
         self.router = router
         self.keys = keys
@@ -163,7 +164,7 @@ class Service:
         self.draining = False
         self.in_flight = 0
         self.affinity = Affinity(time.monotonic)
-        self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, verify=verify)
+        self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, tls=tls)
         self.metrics = Metrics(self.upstreams.health)
         threads = min(4, os.cpu_count() or 1)
         self._encoding = ThreadPoolExecutor(threads, thread_name_prefix="semroute-route")
@@ -901,9 +902,9 @@ def _session(scope: Scope, metadata: Mapping[str, Any]) -> str | None:
     return f"session:{scope['semroute.owner']}:{given}" if isinstance(given, str) and given else None
 
 
-def _passed_on(scope: Scope) -> tuple[tuple[str, str], ...]:
+def _passed_on(scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(
-        (name.decode(), value.decode())
+        (name, value)
         for name, value in scope["headers"]
         if name in _PASSED_ON and len(value) <= 1_000 and value.isascii()
     )

@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import math
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,13 +22,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NoReturn
+from urllib.parse import quote, urlsplit
 
+import httpcore2
 import httpx2
 
 from semroute import cascade, wire
 from semroute.answers import Reading
 from semroute.config import Api, Cascade, ModelCard, ServeSettings
 from semroute.health import Clock, Health, RetryBudget
+from semroute.network import Backend
 from semroute.sse import Event, EventSplitter, EventTooLong
 
 _log = logging.getLogger("semroute.serve")
@@ -40,6 +44,14 @@ _BASES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthr
 _PASSED_BACK = {400, 413, 422}
 _OURS = {401, 402, 403, 404, 405, 410}  # what only who runs this server can mend
 _TOO_LONG = (b"context_length_exceeded", b"maximum context length", b"prompt is too long", b"context window")
+
+_BROKEN = (
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.TimeoutException,
+    httpcore2.UnsupportedProtocol,
+    OSError,
+)
 
 Outcome = Literal["answered", "rejected", "failed", "refused", "cancelled"]
 
@@ -58,7 +70,7 @@ class Call:
     candidates: tuple[str, ...]
     stream: bool = False
     cascade: Cascade | None = None
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     tokens: int = 0
     wants_json: bool = False
     question: str = ""
@@ -162,15 +174,17 @@ class Upstream:
         self.lacks_key = card.api_key_env is not None and key is None
         base = (card.base_url or _BASES.get(card.provider) or "").rstrip("/")
         self.apis: frozenset[Api] = frozenset(card.apis or _usual_apis(card)) if base else frozenset()
-        self.urls = {api: httpx2.URL(base + _PATHS[api]) for api in self.apis}
+        self.urls = {api: _url(base + _PATHS[api]) for api in self.apis}
         self._json_id = json.dumps(self.id, ensure_ascii=False).encode()
-        self._headers = {api: _headers(card, api, key) for api in self.apis}
+        self._headers = {api: _headers(card, api, key, self.urls[api]) for api in self.apis}
 
-    def request(self, call: Call) -> tuple[httpx2.URL, list[tuple[str, str]], bytes]:
+    def request(self, call: Call) -> tuple[httpcore2.URL, list[tuple[bytes, bytes]], bytes]:
         """Address, headers and body of `call` for this model."""
-        headers = [*self._headers[call.api], *call.headers]
-        headers.append(("accept", "text/event-stream" if call.stream else "application/json"))
-        return self.urls[call.api], headers, call.head + self._json_id + call.tail
+        body = call.head + self._json_id + call.tail
+        accepted = b"text/event-stream" if call.stream else b"application/json"
+        headers = [*self._headers[call.api], *call.headers, (b"accept", accepted)]
+        headers.append((b"content-length", str(len(body)).encode()))
+        return self.urls[call.api], headers, body
 
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """What so many tokens cost; None without both prices."""
@@ -183,20 +197,29 @@ class Upstream:
 def _usual_apis(card: ModelCard) -> tuple[Api, ...]:
     if card.provider == "anthropic":
         return ("chat", "messages")
-    host = httpx2.URL(card.base_url or _BASES["openai"]).host
+    host = urlsplit(card.base_url or _BASES["openai"]).hostname
     return ("chat", "responses") if host == "api.openai.com" else ("chat",)
 
 
-def _headers(card: ModelCard, api: Api, key: str | None) -> list[tuple[str, str]]:
+def _url(address: str) -> httpcore2.URL:
+    parts = urlsplit(address)
+    host = (parts.hostname or "").encode("idna" if not (parts.hostname or "").isascii() else "ascii")
+    target = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode()
+    return httpcore2.URL(scheme=parts.scheme.encode(), host=host, port=parts.port, target=target)
+
+
+def _headers(card: ModelCard, api: Api, key: str | None, url: httpcore2.URL) -> list[tuple[bytes, bytes]]:
+    host = b"[%s]" % url.host if b":" in url.host else url.host
     headers = [
-        ("content-type", "application/json"),
-        ("accept-encoding", "identity"),
-        ("user-agent", "semroute"),
+        (b"host", host if url.port is None else b"%s:%d" % (host, url.port)),
+        (b"content-type", b"application/json"),
+        (b"accept-encoding", b"identity"),
+        (b"user-agent", b"semroute"),
     ]
     if key is not None and api == "messages":
-        headers.append(("x-api-key", key))
+        headers.append((b"x-api-key", key.encode()))
     elif key is not None:
-        headers.append(("authorization", f"Bearer {key}"))
+        headers.append((b"authorization", b"Bearer " + key.encode()))
     return headers
 
 
@@ -204,7 +227,7 @@ class Upstreams:
     """The models of a config, and the one loop that calls them. For one event loop.
 
     environ: where the keys are, by the names that the cards give; read here and never again.
-    verify: the TLS context; None for the usual certificate authorities.
+    tls: in place of a context with the usual certificate authorities.
     """
 
     def __init__(
@@ -213,7 +236,7 @@ class Upstreams:
         settings: ServeSettings,
         environ: Mapping[str, str],
         *,
-        verify: Any = True,
+        tls: ssl.SSLContext | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -221,11 +244,15 @@ class Upstreams:
         self._clock = clock
         self._budget = RetryBudget(clock)
         self._upstreams: dict[str, Upstream] = {}
-        limits = httpx2.Limits(
-            max_connections=2 * settings.max_concurrency, max_keepalive_connections=200, keepalive_expiry=30.0
+        # The pool of httpx2's engine and not its client: no redirects, no cookies, no proxies of the
+        # environment, and half the work.
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=tls or httpx2.create_ssl_context(trust_env=False),
+            max_connections=2 * settings.max_concurrency,
+            max_keepalive_connections=200,
+            keepalive_expiry=30.0,
+            network_backend=Backend(),
         )
-        # The transport and not the client: no redirects, no cookies, no proxies of the environment.
-        self._transport = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits)
         self.update(cards)
 
     def update(self, cards: Mapping[str, ModelCard]) -> None:
@@ -266,7 +293,7 @@ class Upstreams:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._transport.aclose()
+        await self._pool.aclose()
 
     async def answer(self, call: Call, observer: Observer) -> Answer:
         """The first good answer. Raises NoUpstream or NoAnswer."""
@@ -400,14 +427,14 @@ class _Exchange:
         self.attempt = Attempt(upstream.name, purpose)
         self.reading = Reading(call.api)
         self._settings = owner._settings
-        self._transport = owner._transport
+        self._pool = owner._pool
         self._clock = owner._clock
         self._upstream = upstream
         self._call = call
         self._observer = observer
         self._began = self._clock()
         self._first: float | None = None
-        self._response: httpx2.Response | None = None
+        self._response: httpcore2.Response | None = None
         self._chunks: AsyncIterator[bytes] | None = None
         self._splitter = EventSplitter()
         self._ready: list[bytes] = []
@@ -424,13 +451,14 @@ class _Exchange:
         self._upstream.health.asked()
         try:
             response = await self._open()
-            self._check(response)
-            if response.status_code in _PASSED_BACK:
-                await self._refuse(response)
-            kind = response.headers.get("content-type", "application/json").encode("latin-1")
+            headers = {name.lower(): value for name, value in response.headers}
+            self._check(response.status, headers)
+            kind = headers.get(b"content-type", b"application/json")
+            if response.status in _PASSED_BACK:
+                await self._refuse(response.status, kind)
             if self._call.stream and kind.lower().startswith(b"text/event-stream"):
                 return await self._streamed(kind, hold=hold)
-            return await self._whole(response.status_code, kind)
+            return await self._whole(response.status, kind)
         except _Failed as failed:
             self._fail(failed)
             await self._release()
@@ -485,7 +513,7 @@ class _Exchange:
 
     # Talking to the upstream
 
-    async def _open(self) -> httpx2.Response:
+    async def _open(self) -> httpcore2.Response:
         """The answer's status and headers."""
         if self._upstream.lacks_key:
             raise _Failed("its key is not set", at_once=True)
@@ -498,33 +526,31 @@ class _Exchange:
 
         settings = self._settings
         timeout = {"connect": settings.connect_s, "pool": settings.connect_s, "write": settings.stall_s}
-        request = httpx2.Request(
-            "POST", url, headers=headers, content=body, extensions={"timeout": timeout, "trace": trace}
-        )
+        extensions = {"timeout": timeout, "trace": trace}
+        request = httpcore2.Request("POST", url, headers=headers, content=body, extensions=extensions)
         wait = settings.first_content_s if self._call.stream else settings.answer_s
         try:
             async with asyncio.timeout(self._left(wait)):
                 try:
-                    response = await self._transport.handle_async_request(request)
-                except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError) as error:
+                    response = await self._pool.handle_async_request(request)
+                except (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError) as error:
                     # A kept connection that was closed just before: nobody has read the request.
                     if fresh or not _says_nothing(error):
                         raise
-                    response = await self._transport.handle_async_request(request)
+                    response = await self._pool.handle_async_request(request)
         except TimeoutError:
             raise _Failed("no answer in time") from None
-        except httpx2.PoolTimeout:
+        except httpcore2.PoolTimeout:
             raise _Failed("no free connection") from None
-        except (httpx2.TransportError, ValueError, OSError) as error:
+        except _BROKEN as error:
             raise _Failed(f"no connection ({type(error).__name__})") from None
         self._response = response
-        self._chunks = aiter(response.stream)  # type: ignore[arg-type]
+        self._chunks = response.aiter_stream()
         return response
 
-    def _check(self, response: httpx2.Response) -> None:
+    def _check(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """Raise _Failed for a status that another model may make good."""
-        status, encoding = response.status_code, response.headers.get("content-encoding", "identity")
-        wait = _retry_after(response.headers)
+        encoding, wait = headers.get(b"content-encoding", b"identity"), _retry_after(headers)
         if status in (429, 529):
             raise _Failed(f"status {status}", retry_after=wait, at_once=True, limited=True)
         if status in (408, 409) or status >= 500:
@@ -534,17 +560,16 @@ class _Exchange:
                 "Model %r answers status %d: check its base_url, id and key.", self._upstream.name, status
             )
             raise _Failed(f"status {status}", at_once=True)
-        if encoding.lower() != "identity":
+        if encoding.lower() != b"identity":
             raise _Failed("a compressed body that nobody asked for")
 
-    async def _refuse(self, response: httpx2.Response) -> NoReturn:
+    async def _refuse(self, status: int, kind: bytes) -> NoReturn:
         body = await self._read(_REFUSAL_BYTES)
         self._upstream.health.succeeded()
-        self._record("refused", f"status {response.status_code}")
+        self._record("refused", f"status {status}")
         await self._release()
-        kind = response.headers.get("content-type", "application/json").encode("latin-1")
-        answer = Answer(self._upstream.name, response.status_code, kind, body)
-        too_long = response.status_code != 422 and any(sign in body for sign in _TOO_LONG)
+        answer = Answer(self._upstream.name, status, kind, body)
+        too_long = status != 422 and any(sign in body for sign in _TOO_LONG)
         raise _Refused(answer, too_long=too_long)
 
     async def _whole(self, status: int, kind: bytes) -> Answer:
@@ -628,7 +653,7 @@ class _Exchange:
                 return await anext(self._chunks, b"")
         except TimeoutError:
             raise _Failed(late) from None
-        except (httpx2.TransportError, httpx2.StreamError, OSError) as error:
+        except _BROKEN as error:
             raise _Failed(f"a broken connection ({type(error).__name__})") from None
 
     async def _read(self, limit: int) -> bytes:
@@ -654,7 +679,7 @@ class _Exchange:
     async def _release(self) -> None:
         response, self._response, self._chunks = self._response, None, None
         if response is not None:
-            with suppress(httpx2.HTTPError, OSError, RuntimeError):
+            with suppress(*_BROKEN):
                 await response.aclose()
 
     def _left(self, patience: float) -> float:
@@ -683,21 +708,21 @@ class _Exchange:
         self._observer.attempted(attempt)
 
 
-def _says_nothing(error: httpx2.TransportError) -> bool:
+def _says_nothing(error: Exception) -> bool:
     """Whether the connection broke before a byte of the answer had come."""
-    return not isinstance(error, httpx2.RemoteProtocolError) or "without sending a response" in str(error)
+    return not isinstance(error, httpcore2.RemoteProtocolError) or "without sending a response" in str(error)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: Mapping[bytes, bytes]) -> float | None:
     """Seconds the server asks to wait, at least 0; None when it does not say or says nonsense."""
-    for header, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+    for header, unit in ((b"retry-after-ms", 1e-3), (b"retry-after", 1.0)):
         try:
             seconds = float(headers[header]) * unit
         except (KeyError, ValueError):
             continue
         return seconds if 0.0 <= seconds < math.inf else None
     try:
-        moment = parsedate_to_datetime(headers["retry-after"])
+        moment = parsedate_to_datetime(headers[b"retry-after"].decode("latin-1"))
     except (KeyError, ValueError):
         return None
     if moment.tzinfo is None:
