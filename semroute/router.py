@@ -213,6 +213,7 @@ class Router:
         weights: Weights | Mapping[str, float] | str | None = None,
         step: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        models: Collection[str] | None = None,
     ) -> list[Decision]:
         """`route` for many prompts, in their order, encoded together; the keywords hold for all of them.
 
@@ -224,7 +225,7 @@ class Router:
         started = time.perf_counter()
         snapshot = self._snapshot
         prompts = list(prompts)
-        request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
+        request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata, models)
         verdicts = [fault] * len(prompts) if fault else snapshot.verdicts(prompts, request)
         decisions = [
             self._decided(snapshot, verdict, snapshot.sized(prompt, request), started)

@@ -35,6 +35,7 @@ from semroute import access, catalog, wire
 from semroute.affinity import Affinity
 from semroute.artifact import MANIFEST
 from semroute.config import Api, Cascade, ServeSettings, Weights
+from semroute.deciding import Decider
 from semroute.decision import Decision
 from semroute.errors import (
     OutcomeConflict,
@@ -69,7 +70,6 @@ _PATHS: dict[str, Api] = {
 _OPEN = {"/healthz", "/readyz"}
 _PASSED_ON = (b"anthropic-version", b"anthropic-beta", b"openai-beta", b"traceparent", b"tracestate")
 _DISCARDED_BYTES = 256 << 20  # of a body that is too long: read, so that the client sees why
-_ROUTING_QUEUE = 256
 _WAITING_BOOKS = 10_000
 _POLL_S = 1.0
 _JSON = b"application/json"
@@ -166,11 +166,7 @@ class Service:
         self.affinity = Affinity(time.monotonic)
         self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, tls=tls)
         self.metrics = Metrics(self.upstreams.health)
-        threads = min(4, os.cpu_count() or 1)
-        self._encoding = ThreadPoolExecutor(threads, thread_name_prefix="semroute-route")
-        self._threads = threads
-        self._routing = 0
-        self._stuck = False
+        self._decider = Decider(router, self.settings.routing_s)
         self._books = ThreadPoolExecutor(1, thread_name_prefix="semroute-books")
         self._waiting = 0
         self._measured = 0
@@ -180,29 +176,9 @@ class Service:
 
     async def decide(self, prompt: Any, asked: Mapping[str, Any]) -> Decision:
         """Route without holding up the event loop; a prompt that takes too long goes to the default."""
-        decision = await self._decide(prompt, asked)
+        decision = await self._decider.decide(prompt, asked)
         self.metrics.decided(decision)
         return decision
-
-    async def _decide(self, prompt: Any, asked: Mapping[str, Any]) -> Decision:
-        if self.router.index.manifest.encoder.name == "static":
-            return self.router.route(prompt, **asked)  # a fifth of a millisecond: a thread would cost more
-        if self._routing >= (self._threads if self._stuck else _ROUTING_QUEUE):
-            return self.router.unrouted(prompt, "Too many prompts wait to be routed.", **asked)
-        self._routing += 1
-        call = functools.partial(self.router.route, prompt, **asked)
-        routing = asyncio.get_running_loop().run_in_executor(self._encoding, call)
-        routing.add_done_callback(self._routed)
-        try:
-            async with asyncio.timeout(self.settings.routing_s):
-                return await asyncio.shield(routing)
-        except TimeoutError:
-            self._stuck = True
-            return self.router.unrouted(prompt, "The encoder did not answer in time.", **asked)
-
-    def _routed(self, _: asyncio.Future[Decision]) -> None:
-        self._routing -= 1
-        self._stuck = False
 
     def cascade_of(self, decision: Decision) -> Cascade | None:
         """The cascade of the route that serves."""
@@ -273,7 +249,7 @@ class Service:
     async def close(self) -> None:
         """Write what waits to be written, and close every connection."""
         await asyncio.to_thread(self._books.shutdown)
-        self._encoding.shutdown(wait=False, cancel_futures=True)
+        self._decider.close()
         await self.upstreams.close()
 
     # Small endpoints
