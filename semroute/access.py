@@ -84,6 +84,17 @@ def is_good_host(headers: Headers, allowed: frozenset[str] | None) -> bool:
     return allowed is None or host_name(given[0].decode()) in allowed
 
 
+def is_good_origin(headers: Headers, allowed: frozenset[str] | None) -> bool:
+    """Whether no page of another site made a browser send this; every page may where `allowed` is None."""
+    origins = [value for name, value in headers if name == b"origin"]
+    if allowed is None:
+        return True
+    return all(
+        host_name(origin.decode("latin-1").partition("://")[2].partition("/")[0]) in allowed
+        for origin in origins
+    )
+
+
 def host_name(host: str) -> str:
     """The name in a Host header, without its port, in small letters."""
     if host.startswith("["):

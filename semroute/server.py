@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,7 @@ class Service:
         self._decider = Decider(router, self.settings.routing_s)
         self._books = ThreadPoolExecutor(1, thread_name_prefix="semroute-books")
         self._waiting = 0
+        self._counting = threading.Lock()
         self._measured = 0
         self._answered: dict[bytes, tuple[str, float]] = {}
 
@@ -193,10 +195,12 @@ class Service:
 
     def book(self, work: Callable[[], object]) -> None:
         """Do `work` soon. Where too much waits, it is dropped and counted."""
-        if self._waiting >= _WAITING_BOOKS:
+        with self._counting:
+            full = self._waiting >= _WAITING_BOOKS
+            self._waiting += not full
+        if full:
             self.metrics.dropped()
             return
-        self._waiting += 1
         self._books.submit(self._do, work)
 
     def _do(self, work: Callable[[], object]) -> None:
@@ -207,7 +211,8 @@ class Service:
         except Exception as error:  # noqa: BLE001 - the books must not end because of one entry
             _log.error("Not recorded: %s", type(error).__name__)
         finally:
-            self._waiting -= 1
+            with self._counting:
+                self._waiting -= 1
 
     # Reloading
 
@@ -429,25 +434,32 @@ class _Gate:
             service.metrics.requested(endpoint, outgoing.status or 499, time.perf_counter() - began)
 
     def _refusal(self, scope: Scope) -> BadRequest | None:
-        service, headers, path = self._service, scope["headers"], scope["path"]
+        """Why a request is not served; None where it is."""
+        headers = scope["headers"]
+        scope["semroute.owner"] = None
         if not access.is_good_host(headers, self._hosts):
             return BadRequest(400, "The Host header is missing, malformed or none of this server's names.")
-        if path in _OPEN:
+        if not access.is_good_origin(headers, self._hosts):
+            return BadRequest(403, "Pages of other sites may not call this server.")
+        if scope["path"] in _OPEN:
             return None
-        scope["semroute.owner"] = None
-        is_feedback = path == "/v1/feedback"
+        if self._service.in_flight > self._service.settings.max_concurrency:
+            return BadRequest(503, "Too many requests at once; try again in a second.", code="overloaded")
+        return self._without_key(scope)
+
+    def _without_key(self, scope: Scope) -> BadRequest | None:
+        service, is_feedback = self._service, scope["path"] == "/v1/feedback"
         keys = service.feedback_keys if is_feedback else service.keys
         if is_feedback and service.keys and not service.feedback_keys:
             return BadRequest(403, "Feedback is closed: this server has no key for it.")
-        if keys:
-            presented = access.presented_key(headers)
-            scope["semroute.owner"] = keys.owner(presented)
-            if scope["semroute.owner"] is None:
-                said = "The request has no API key." if presented is None else "This API key is not known."
-                return BadRequest(401, said, code="invalid_api_key")
-        if service.in_flight > service.settings.max_concurrency:
-            return BadRequest(503, "Too many requests at once; try again in a second.", code="overloaded")
-        return None
+        if not keys:
+            return None
+        presented = access.presented_key(scope["headers"])
+        scope["semroute.owner"] = keys.owner(presented)
+        if scope["semroute.owner"] is not None:
+            return None
+        said = "The request has no API key." if presented is None else "This API key is not known."
+        return BadRequest(401, said, code="invalid_api_key")
 
 
 class _Outgoing:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
@@ -37,13 +38,16 @@ class FakeUpstream:
     requests: list[Received] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     open: int = 0
+    tls: ssl.SSLContext | None = None
 
     def __enter__(self) -> FakeUpstream:
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
 
         async def main():
-            self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=1 << 26)
+            self._server = await asyncio.start_server(
+                self._connection, "127.0.0.1", 0, limit=1 << 26, ssl=self.tls
+            )
             self.port = self._server.sockets[0].getsockname()[1]
             started.set()
 
@@ -52,7 +56,7 @@ class FakeUpstream:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         started.wait(5)
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/v1"
         return self
 
     def __exit__(self, *_):

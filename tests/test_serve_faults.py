@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -594,6 +596,23 @@ def test_a_key_goes_to_its_own_origin_only_and_shows_up_nowhere(chain, fake, cap
         assert "SECRET" not in everything
 
 
+def test_tls_is_checked(chain, fake):
+    pem = Path(__file__).parent / "tls" / "localhost.pem"  # made for these tests; nobody else trusts it
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(pem)
+    with FakeUpstream(tls=theirs) as secure:
+        cards = {"say:over tls": {"base_url": secure.url, "api_key_env": "KEY"}}
+        options = {"environ": {"KEY": "sk-over-tls"}}
+        with chain("say:over tls", "ok", cards=cards, options=options) as served:
+            assert served.ask().headers["x-semroute-model"] == "ok"
+            assert secure.requests == []
+        trusting = ssl.create_default_context(cafile=pem)
+        with chain("say:over tls", "ok", cards=cards, options=options | {"tls": trusting}) as served:
+            for stream in (False, True, False):
+                assert served.ask(stream=stream).headers["x-semroute-model"] == "say:over tls"
+        assert {request.headers["authorization"] for request in secure.requests} == {"Bearer sk-over-tls"}
+
+
 def test_a_model_without_its_key_is_not_called(chain, fake):
     with chain("say:x", "ok", cards={"say:x": {"api_key_env": "NOT_SET"}}, options={"environ": {}}) as served:
         assert served.ask().headers["x-semroute-model"] == "ok"
@@ -605,6 +624,11 @@ def test_a_name_that_is_not_this_servers_is_refused(chain):
         assert served.get("/healthz").status_code == 200
         assert served.get("/v1/models", host="evil.example").status_code == 400
         assert served.get("/v1/models", host="LOCALHOST:99").status_code == 200
+        # A page in a browser could send this one, though not read the answer.
+        body = {"model": "semroute/auto", "messages": HELLO}
+        assert served.post(body, origin="https://evil.example").status_code == 403
+        assert served.post(body, origin="null").status_code == 403
+        assert served.post(body, origin="http://localhost:3000").status_code == 200
 
 
 def test_a_judge_says_no_only_when_it_says_so():
