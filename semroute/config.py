@@ -23,6 +23,7 @@ from semroute.shapes import (
     Accept,
     Api,
     Cascade,
+    ClientLimits,
     DefaultSettings,
     EscalationSettings,
     ModelCard,
@@ -52,6 +53,7 @@ __all__ = [
     "Accept",
     "Api",
     "Cascade",
+    "ClientLimits",
     "Config",
     "DefaultSettings",
     "EscalationSettings",
@@ -305,28 +307,31 @@ def _found(value: object) -> str:
     return kinds.get(type(value), _NOTHING)
 
 
-_SECTIONS: dict[str, type[Shape]] = {
-    "default": DefaultSettings,
-    "vote": VoteSettings,
-    "escalations": EscalationSettings,
-    "select": Weights,
-    "serve": ServeSettings,
+_SHAPES: dict[tuple[str, ...], type[Shape]] = {
+    ("default",): DefaultSettings,
+    ("default", "cascade"): Cascade,
+    ("default", "cascade", "accept"): Accept,
+    ("vote",): VoteSettings,
+    ("escalations",): EscalationSettings,
+    ("select",): Weights,
+    ("models", "*"): ModelCard,
+    ("rules", "*"): Rule,
+    ("rules", "*", "when"): RuleCondition,
+    ("serve",): ServeSettings,
+    ("serve", "clients", "*"): ClientLimits,
+    ("cascade",): Cascade,
+    ("cascade", "accept"): Accept,
 }
+"""The shape of what stands at a path inside a file; `*` is any key or place in a list."""
 
 
 def _shape_at(shape: type[Shape], path: list[str | int]) -> type[Shape]:
     """The shape of the mapping at `path` inside `shape`."""
-    match path[1:] if path[0:1] == ["default"] and len(path) > 1 else path:
-        case ["cascade", *inner]:
-            return Accept if inner else Cascade
-        case [str(section)] if section in _SECTIONS:
-            return _SECTIONS[section]
-        case ["models", _]:
-            return ModelCard
-        case ["rules", _]:
-            return Rule
-        case ["rules", _, "when"]:
-            return RuleCondition
+    for pattern, found in _SHAPES.items():
+        if len(pattern) == len(path) and all(
+            want in ("*", key) for want, key in zip(pattern, path, strict=True)
+        ):
+            return found
     return shape
 
 

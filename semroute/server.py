@@ -35,7 +35,7 @@ from starlette.routing import Route as Path_
 from semroute import access, catalog, wire
 from semroute.affinity import Affinity
 from semroute.artifact import MANIFEST
-from semroute.config import Api, Cascade, ServeSettings, Weights
+from semroute.config import Api, Cascade, ClientLimits, ServeSettings, Weights
 from semroute.deciding import Decider
 from semroute.decision import Decision
 from semroute.errors import (
@@ -172,6 +172,8 @@ class Service:
         self._waiting = 0
         self._counting = threading.Lock()
         self._measured = 0
+        self._spent: dict[str, float] = {}
+        self._day = 0
         self._answered: dict[bytes, tuple[str, float]] = {}
 
     # Deciding
@@ -190,6 +192,37 @@ class Service:
         except KeyError:  # the index was replaced meanwhile
             return None
         return served.cascade
+
+    # What clients may spend
+
+    def limits_of(self, owner: str | None) -> ClientLimits:
+        """The limits of a client; raises BadRequest where the budget of the day is spent."""
+        clients = self.settings.clients
+        limits = clients.get(owner or "*", clients.get("*", _NO_LIMITS))
+        if limits.usd_per_day is not None and self.spent_by(owner) >= limits.usd_per_day:
+            wait = 86_400 - int(time.time()) % 86_400
+            message = "The budget of this key is spent; it begins anew at midnight, UTC."
+            raise BadRequest(429, message, code="insufficient_quota", retry_after=wait)
+        return limits
+
+    def spent_by(self, owner: str | None) -> float:
+        """US dollars that this client has spent today."""
+        today = int(time.time()) // 86_400
+        if today != self._day:
+            self._day, self._spent = today, {}
+        return self._spent.get(owner or "*", 0.0)
+
+    def spend(self, owner: str | None, usd: float) -> None:
+        """Count what an attempt has cost."""
+        self._spent[owner or "*"] = self.spent_by(owner) + usd
+
+    def affordable(self, names: Iterable[str], limits: ClientLimits) -> tuple[str, ...]:
+        """Those of `names` that the client may use."""
+        cards, most = self.router.index.config.settings.models, limits.max_usd_per_1m
+        if most is None:
+            return tuple(names)
+        prices = {name: cards[name].prompt_usd_per_1m if name in cards else None for name in names}
+        return tuple(name for name, price in prices.items() if price is not None and price <= most)
 
     # The books: whatever may wait for a disk is done by one thread, in order, and never waited for
 
@@ -501,7 +534,9 @@ async def _respond_error(
 ) -> None:
     listed = list(headers)
     if error.status in (429, 503) and not any(name == b"retry-after" for name, _ in listed):
-        listed.append((b"retry-after", b"1"))
+        listed.append((b"retry-after", str(error.retry_after).encode()))
+        if error.retry_after > 60:
+            listed.append((b"x-should-retry", b"false"))
     if error.status == 401:
         listed.append((b"www-authenticate", b"Bearer"))
     body = wire.error(_api_of(scope), error.status, error.message, code=error.code, param=error.param)
@@ -625,6 +660,7 @@ class _Plan:
     identity: str
     decision: Decision | None
     session: str | None = None
+    owner: str | None = None
 
 
 class _Ledger(Observer):
@@ -640,6 +676,8 @@ class _Ledger(Observer):
         service, decision = self._service, self._plan.decision
         self.attempts.append(attempt)
         service.metrics.attempted(attempt)
+        if attempt.usd:
+            service.spend(self._plan.owner, attempt.usd)
         if attempt.ids and attempt.outcome == "answered":
             service.affinity.note(attempt.ids, attempt.model)
         served = getattr(service.router, "served", None)
@@ -711,6 +749,20 @@ class _Completion:
     # From the body to the call
 
     async def _plan(self, scope: Scope, body: Body) -> _Plan:
+        limits = self._service.limits_of(scope["semroute.owner"])
+        plan = await self._unlimited(scope, body, limits)
+        call, cascade = plan.call, plan.call.cascade
+        candidates = self._service.affordable(call.candidates, limits)
+        if not candidates:
+            raise BadRequest(403, "This key may not use so expensive a model.", code="model_too_expensive")
+        if cascade is not None:
+            to = self._service.affordable(cascade.to, limits)
+            cascade = cascade.model_copy(update={"to": to}) if to else None
+        plan.call = replace(call, candidates=candidates, cascade=cascade)
+        plan.owner = scope["semroute.owner"]
+        return plan
+
+    async def _unlimited(self, scope: Scope, body: Body, limits: ClientLimits) -> _Plan:
         service, api, fields = self._service, self._api, body.fields
         head, tail = body.around_model()
         messages = wire.messages_of(api, fields)
@@ -726,19 +778,23 @@ class _Completion:
             wants_json=wire.wants_json(api, fields),
         )
         if model == AUTO or model.startswith("router@"):
-            return await self._routed(scope, body, messages, call)
+            return await self._routed(scope, body, messages, call, limits)
         known = service.upstreams.find(model)
         if known is None:
             message = f"There is no such model; GET /v1/models lists them, and {AUTO} chooses one."
             raise _unknown_model(message)
         return _Plan(replace(call, candidates=(known,)), new_ulid(), None)
 
-    async def _routed(self, scope: Scope, body: Body, messages: Any, call: Call) -> _Plan:
+    async def _routed(
+        self, scope: Scope, body: Body, messages: Any, call: Call, limits: ClientLimits
+    ) -> _Plan:
         service, api, fields = self._service, self._api, body.fields
         asked: dict[str, Any] = {}
         needs, metadata = wire.needs_of(api, fields), body.metadata
         if needs:
             asked["needs"] = needs
+        if limits.max_usd_per_1m is not None:
+            asked["max_usd_per_1m"] = limits.max_usd_per_1m
         if metadata:
             asked["metadata"] = metadata
             if isinstance(metadata.get("step"), str):
@@ -834,6 +890,7 @@ class _Completion:
             await answer.close()
 
 
+_NO_LIMITS = ClientLimits()
 _KNOWN = {*_PATHS, *_OPEN, "/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/"}
 
 

@@ -437,6 +437,20 @@ class EscalationSettings(Shape):
     )
 
 
+class ClientLimits(Shape):
+    """What the holder of a client key may spend."""
+
+    usd_per_day: NonNegative | None = Field(
+        default=None,
+        description="US dollars a day, by UTC and the prices of the models; each process counts.",
+    )
+    max_usd_per_1m: NonNegative | None = Field(
+        default=None,
+        description="US dollars per million prompt tokens that a model may cost at most; one without a price"
+        " is not used.",
+    )
+
+
 class ServeSettings(Shape):
     """How `semroute serve` calls models. Times are seconds."""
 
@@ -468,6 +482,9 @@ class ServeSettings(Shape):
         default=1000, description="Requests at once; more are answered 503."
     )
     grace_s: Seconds = Field(default=30.0, description="What a stop leaves to the streams under way.")
+    clients: dict[Name, ClientLimits] = Field(
+        default={}, description="Limits by the name of a client's key; `*` is for all others."
+    )
     regenerate: bool = Field(
         default=False,
         description="The same conversation again within a minute is a weak sign that the answer was bad.",

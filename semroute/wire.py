@@ -30,11 +30,21 @@ _KINDS = {
 
 
 class BadRequest(Exception):  # noqa: N818 - it is what the client sent
-    """A request that cannot be served as it is. `param` names the field that is wrong, if one is."""
+    """A request that cannot be served as it is.
+
+    param: the field that is wrong, if one is. retry_after: seconds until it makes sense to try again.
+    """
 
     def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int = 1,
     ) -> None:
+        self.retry_after = retry_after
         self.status = status
         self.message = message
         self.code = code

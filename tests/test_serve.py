@@ -483,6 +483,33 @@ def test_asking_again_is_a_weak_sign_where_that_is_wanted(router_of, tmp_path):
         assert [outcome.score for outcome in found] == [0.25]
 
 
+def test_a_key_has_a_budget_and_a_cap(router_of, fake):
+    cards = {
+        "say:cheap": {"prompt_usd_per_1m": 1e4, "completion_usd_per_1m": 0},  # 12 tokens: 0.12 dollars
+        "say:dear": {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0},
+    }
+    clients = {"app": {"usd_per_day": 0.3}, "*": {"max_usd_per_1m": 2e4}}
+    options = {"keys": {"app": "key-of-app", "other": "key-of-other"}}
+    router = router_of("say:dear", "say:cheap", billing=cascading("say:cheap", to=["say:dear"]), cards=cards)
+    settings = ServeSettings.model_validate(HURRIED | {"clients": clients})
+    with serving(router, settings=settings, **options) as served:
+
+        def ask(key, model="semroute/auto", text="where is my refund"):
+            body = {"model": model, "messages": [{"role": "user", "content": text}]}
+            return served.post(body, authorization=f"Bearer {key}")
+
+        assert [ask("key-of-app").status_code for _ in range(4)] == [200, 200, 200, 429]
+        spent = ask("key-of-app")
+        assert (spent.json()["error"]["code"], spent.headers["x-should-retry"]) == (
+            "insufficient_quota",
+            "false",
+        )
+        assert 1 <= int(spent.headers["retry-after"]) <= 86_400
+        assert ask("key-of-other", text="what no route knows").headers["x-semroute-model"] == "say:cheap"
+        refused = ask("key-of-other", model="say:dear")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_too_expensive")
+
+
 # Operating it -------------------------------------------------------------------------------------------------
 
 
