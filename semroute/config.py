@@ -22,6 +22,7 @@ from semroute.errors import ConfigError, Problem
 from semroute.shapes import (
     Accept,
     Api,
+    Arbiter,
     Cascade,
     ClientLimits,
     DefaultSettings,
@@ -52,6 +53,7 @@ from semroute.yaml import shorten
 __all__ = [
     "Accept",
     "Api",
+    "Arbiter",
     "Cascade",
     "ClientLimits",
     "Config",
@@ -318,6 +320,7 @@ _SHAPES: dict[tuple[str, ...], type[Shape]] = {
     ("rules", "*"): Rule,
     ("rules", "*", "when"): RuleCondition,
     ("serve",): ServeSettings,
+    ("serve", "arbiter"): Arbiter,
     ("serve", "clients", "*"): ClientLimits,
     ("cascade",): Cascade,
     ("cascade", "accept"): Accept,

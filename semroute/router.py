@@ -188,6 +188,30 @@ class Router:
         verdict = _Verdict(None, "error", detail)
         return self._decided(snapshot, verdict, snapshot.sized(prompt, asked), started)
 
+    def settled(self, decision: Decision, route: str | None, prompt: Prompt, **request: Any) -> Decision:
+        """`decision` with the route that an arbiter has picked instead; None is the default.
+
+        prompt, request: what `decision` was made from. The id stays.
+        """
+        started, snapshot = time.perf_counter(), self._snapshot
+        asked, _ = _request(**{**_NOTHING_ASKED, **request})
+        known = self._recent.get(decision.id)
+        seen = None if known is None else known[0]
+        found = Vote(
+            decision.scores,
+            decision.neighbors,
+            decision.similarity,
+            decision.margin,
+            decision.scores.get(route or "", decision.confidence),
+        )
+        detail = f"The arbiter picked {'none of the routes' if route is None else repr(route)}."
+        verdict = _Verdict(route, "arbiter", detail, found, found.confidence, decision.rule, seen=seen)
+        fresh = snapshot.decision(verdict, snapshot.sized(prompt, asked), started)
+        settled = replace(fresh, id=decision.id, elapsed_ms=decision.elapsed_ms + fresh.elapsed_ms)
+        if seen is not None:
+            self._recent.add(settled.id, (seen, settled.route, settled.model))
+        return settled
+
     def answered(self, decision: str, model: str) -> None:
         """Let feedback on the decision of this id be about `model`, which answered in place of another."""
         known = self._recent.get(decision)

@@ -32,10 +32,10 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route as Path_
 
-from semroute import access, catalog, wire
+from semroute import access, arbiter, catalog, wire
 from semroute.affinity import Affinity
 from semroute.artifact import MANIFEST
-from semroute.config import Api, Cascade, ClientLimits, ServeSettings, Weights
+from semroute.config import Api, Arbiter, Cascade, ClientLimits, ServeSettings, Weights
 from semroute.deciding import Decider
 from semroute.decision import Decision
 from semroute.errors import (
@@ -178,11 +178,30 @@ class Service:
 
     # Deciding
 
-    async def decide(self, prompt: Any, asked: Mapping[str, Any]) -> Decision:
-        """Route without holding up the event loop; a prompt that takes too long goes to the default."""
-        decision = await self._decider.decide(prompt, asked)
+    async def decide(
+        self, prompt: Any, asked: Mapping[str, Any], observer: Observer | None = None
+    ) -> Decision:
+        """Route without holding up the event loop; a prompt that takes too long goes to the default.
+
+        observer: is told of the arbiter's call, where the vote is unsure and there is one; None for no call.
+        """
+        decision, chooser = await self._decider.decide(prompt, asked), self.settings.arbiter
+        if observer is not None and chooser is not None and arbiter.is_grey(decision, chooser):
+            decision = await self._arbitrated(decision, prompt, asked, chooser, observer)
         self.metrics.decided(decision)
         return decision
+
+    async def _arbitrated(
+        self, decision: Decision, prompt: Any, asked: Mapping[str, Any], chooser: Arbiter, observer: Observer
+    ) -> Decision:
+        config = self.router.index.config
+        if chooser.model not in config.settings.models:
+            return decision
+        body, names = arbiter.question(decision, routed_text(prompt), config, chooser)
+        until = time.monotonic() + chooser.patience_s
+        answer = await self.upstreams.ask(chooser.model, body, until, observer, "arbiter")
+        found, route = arbiter.picked(answer or "", names)
+        return self.router.settled(decision, route, prompt, **asked) if found else decision
 
     def cascade_of(self, decision: Decision) -> Cascade | None:
         """The cascade of the route that serves."""
@@ -661,6 +680,22 @@ class _Plan:
     decision: Decision | None
     session: str | None = None
     owner: str | None = None
+    before: tuple[Attempt, ...] = ()
+
+
+class _Aside(Observer):
+    """Writes down a call that is made before it is known what serves."""
+
+    def __init__(self, service: Service, owner: str | None) -> None:
+        self._service = service
+        self._owner = owner
+        self.attempts: list[Attempt] = []
+
+    def attempted(self, attempt: Attempt) -> None:
+        """See Observer."""
+        self.attempts.append(attempt)
+        self._service.metrics.attempted(attempt)
+        self._service.spend(self._owner, attempt.usd or 0.0)
 
 
 class _Ledger(Observer):
@@ -669,7 +704,7 @@ class _Ledger(Observer):
     def __init__(self, service: Service, plan: _Plan) -> None:
         self._service = service
         self._plan = plan
-        self.attempts: list[Attempt] = []
+        self.attempts = list(plan.before)
 
     def attempted(self, attempt: Attempt) -> None:
         """See Observer."""
@@ -804,7 +839,8 @@ class _Completion:
             weights, space = service.choice(fields["model"].strip())
             asked |= {"weights": weights} if weights is not None else {}
             asked |= {"models": space} if space else {}
-        decision = await service.decide(messages, asked)
+        aside = _Aside(service, scope["semroute.owner"])
+        decision = await service.decide(messages, asked, aside)
         session = _session(scope, metadata) if service.settings.sticky_s else None
         ids, only = wire.continued(api, fields)
         pinned = service.affinity.model_of([*ids, *([session] if session else [])])
@@ -822,7 +858,7 @@ class _Completion:
             cascade=cascade,
             question=routed_text(messages) if cascade is not None else "",
         )
-        return _Plan(call, decision.id, decision, session)
+        return _Plan(call, decision.id, decision, session, before=tuple(aside.attempts))
 
     # From the call to the response
 

@@ -451,6 +451,22 @@ class ClientLimits(Shape):
     )
 
 
+class Arbiter(Shape):
+    """A small model that picks the route where the vote is unsure. Off unless it is named."""
+
+    model: Name = Field(description="The model that is asked.")
+    min_confidence: Share = Field(
+        default=0.1, description="It is asked from this confidence of the best route on ..."
+    )
+    max_confidence: Share = Field(default=0.6, description="... and below this one.")
+    routes: Annotated[int, Field(ge=1, le=20)] = Field(
+        default=4, description="How many of the likeliest routes it may pick from."
+    )
+    patience_s: Seconds = Field(
+        default=0.8, description="Seconds after which the vote decides as if it had not been asked."
+    )
+
+
 class ServeSettings(Shape):
     """How `semroute serve` calls models. Times are seconds."""
 
@@ -482,6 +498,9 @@ class ServeSettings(Shape):
         default=1000, description="Requests at once; more are answered 503."
     )
     grace_s: Seconds = Field(default=30.0, description="What a stop leaves to the streams under way.")
+    arbiter: Arbiter | None = Field(
+        default=None, description="Which model picks the route where the vote is unsure, if any."
+    )
     clients: dict[Name, ClientLimits] = Field(
         default={}, description="Limits by the name of a client's key; `*` is for all others."
     )

@@ -285,7 +285,7 @@ def _unknown_models(sources: Sources, settings: Source) -> Iterator[Problem]:
     known = settings.keys("models")
     rules = [path for path, _ in settings.items("rules")]
     owners = [(settings, path) for path in [("default",), *rules]] + [(route, ()) for route in sources.routes]
-    for source, owner in owners:
+    for source, owner in [*owners, (settings, ("serve", "arbiter"))]:
         singles = [(*owner, "model"), (*owner, "cascade", "accept", "judge")]
         named = [(single, source.get(*single)) for single in singles]
         lists = [source.items(*owner, "models"), source.items(*owner, "cascade", "to")]

@@ -53,6 +53,7 @@ _BROKEN = (
     OSError,
 )
 
+Purpose = Literal["answer", "judge", "arbiter"]
 Outcome = Literal["answered", "rejected", "failed", "refused", "cancelled"]
 
 
@@ -84,7 +85,7 @@ class Attempt:
     """
 
     model: str
-    purpose: Literal["answer", "judge"] = "answer"
+    purpose: Purpose = "answer"
     outcome: Outcome = "failed"
     error: str | None = None
     latency_ms: float = 0.0
@@ -363,25 +364,27 @@ class Upstreams:
         accept, reading = call.cascade.accept, exchange.reading
         why = cascade.why_rejected(reading, accept, wants_json=call.wants_json)
         if why is None and accept.judge is not None and not reading.tools:
-            asked = self._judged(accept.judge, call.question, reading.text, exchange.until, observer)
-            return "judge" if await asked else None
+            body = cascade.judge_body(accept.judge, call.question, reading.text)
+            said = await self.ask(accept.judge, body, exchange.until, observer, "judge")
+            return "judge" if cascade.says_no(said or "") else None
         return why
 
-    async def _judged(self, judge: str, question: str, text: str, until: float, observer: Observer) -> bool:
-        """Whether that model says no; one that does not answer has no objection."""
-        speaking = self._speaking([judge], "chat")
+    async def ask(
+        self, model: str, body: bytes, until: float, observer: Observer, purpose: Purpose
+    ) -> str | None:
+        """What `model` says to a chat completion of our own; None where it does not answer by `until`."""
+        speaking = self._speaking([model], "chat")
         if not speaking:
-            return False
-        head, tail = wire.read_body(cascade.judge_body(judge, question, text)).around_model()
-        tokens = (len(head) + len(tail)) // 4
-        asked = Call("chat", head, tail, (judge,), tokens=tokens)
-        exchange = _Exchange(self, speaking[0], asked, observer, until, purpose="judge")
+            return None
+        head, tail = wire.read_body(body).around_model()
+        call = Call("chat", head, tail, (model,), tokens=len(body) // 4)
+        exchange = _Exchange(self, speaking[0], call, observer, until, purpose=purpose)
         try:
             await exchange.answer(hold=True)
         except (_Failed, _Refused):
-            return False
+            return None
         exchange.finish("answered")
-        return cascade.says_no(exchange.reading.text)
+        return exchange.reading.text
 
     def _soonest(self, call: Call) -> float:
         now = self._clock()
@@ -421,7 +424,7 @@ class _Exchange:
         observer: Observer,
         until: float,
         *,
-        purpose: Literal["answer", "judge"] = "answer",
+        purpose: Purpose = "answer",
     ) -> None:
         self.until = until
         self.attempt = Attempt(upstream.name, purpose)

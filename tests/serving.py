@@ -65,7 +65,11 @@ class Served:
 
 
 def make_router(
-    folder: Path, models: dict[str, Any], billing: dict[str, Any] | None = None, **settings: Any
+    folder: Path,
+    models: dict[str, Any],
+    billing: dict[str, Any] | None = None,
+    coding: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Router:
     """Two routes: what they name serves billing, `default` the rest."""
     folder.mkdir(exist_ok=True)
@@ -73,7 +77,7 @@ def make_router(
     (folder / "semroute.yaml").write_text(json.dumps(whole))
     first = {"model": next(iter(models))} if billing is None else billing
     (folder / "1.yaml").write_text(json.dumps({"name": "billing", "utterances": BILLING, **first}))
-    second = {"name": "coding", "utterances": CODING, "model": next(iter(models))}
+    second = {"name": "coding", "utterances": CODING, **(coding or {"model": next(iter(models))})}
     (folder / "2.yaml").write_text(json.dumps(second))
     return Router(index.build(load_config(folder), STATIC).index, STATIC, folder=folder / "index")
 

@@ -18,6 +18,7 @@ PACKAGE = Path(semroute.__file__).parent
 ALLOWED = {
     "access": {"errors"},
     "affinity": {"health"},
+    "arbiter": {"config", "decision"},
     "answers": {"config", "sse"},
     "cascade": {"answers", "config"},
     "deciding": {"decision", "router"},
@@ -27,6 +28,7 @@ ALLOWED = {
     "server": {
         "access",
         "affinity",
+        "arbiter",
         "artifact",
         "catalog",
         "config",

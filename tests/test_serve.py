@@ -398,6 +398,44 @@ def test_cascades_are_checked_like_everything_else(router_of):
     )
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason", "model"),
+    [
+        ('say:{"route": "coding"}', "arbiter", "say:code"),
+        ('say:Sure! {"route": null}', "arbiter", "ok"),
+        ('say:{"route": "nonsense"}', "low_confidence", "ok"),
+        ("say:coding", "low_confidence", "ok"),
+        ("slow:1", "low_confidence", "ok"),
+        ("status:500", "low_confidence", "ok"),
+    ],
+)
+def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, reason, model):
+    cards = {answer: {"capabilities": ["json"], "prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0}}
+    router = router_of(
+        "ok",
+        answer,
+        "say:code",
+        billing={"model": "ok"},
+        cards=cards,
+        coding={"model": "say:code"},
+        vote={"min_confidence": 0.9999},
+    )
+    chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 0.3}
+    with serving(router, settings=ServeSettings.model_validate(HURRIED | {"arbiter": chooser})) as served:
+        text = "my invoice function has a bug"
+        assert served.post({"prompt": text}, "/v1/route").json()["reason"] == "low_confidence"
+        assert fake.requests == []
+        response = served.ask(text=text)
+        assert (response.headers["x-semroute-reason"], response.headers["x-semroute-model"]) == (
+            reason,
+            model,
+        )
+        asked = fake.requests[0].json
+        assert (asked["model"], asked["response_format"]["type"]) == (answer, "json_schema")
+        if answer.startswith("say"):
+            assert served.metric("semroute_cost_usd_total", model=answer) == 12
+
+
 # Decisions and feedback ---------------------------------------------------------------------------------------
 
 
