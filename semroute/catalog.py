@@ -21,12 +21,14 @@ class Need:
     capabilities: what the model must be declared to have, such as "tools".
     max_usd_per_1m: US dollars per million prompt tokens that the model may cost at most.
     tokens: how many the prompt has, which a model's declared context must hold.
+    models: the only ones that may serve, in place of those of the route and the default; empty for those.
     """
 
     exclude: frozenset[str] = frozenset()
     capabilities: frozenset[str] = frozenset()
     max_usd_per_1m: float | None = None
     tokens: int = 0
+    models: tuple[str, ...] = ()
 
     def met_by(self, name: str, card: ModelCard) -> bool:
         """Whether the model may serve.
@@ -34,6 +36,8 @@ class Need:
         What its card does not declare, it is taken not to have; a context that is not declared to be long
         enough.
         """
+        if self.models and name not in self.models:
+            return False
         if name in self.exclude or not self.capabilities <= set(card.capabilities or ()):
             return False
         if card.context_tokens is not None and card.context_tokens < self.tokens:
@@ -55,6 +59,23 @@ def parse_weights(text: str) -> Weights:
         raise ValueError("weights are written router@q:1|c:0.005|t:0|i:0, each of q, c, t, i at most once")
     values = {_LETTERS[letter]: float(value) for letter, _, value in given}
     return Weights(**{name: values.get(name, 0.0) for name in _LETTERS.values()})
+
+
+def parse_choice(text: str) -> tuple[Weights | None, tuple[str, ...]]:
+    """Weights and the models to choose from, as in "router@q:1|c:0.005|models:small,big".
+
+    Either may be absent. Raises ValueError.
+    """
+    kind, at, listed = text.partition("@")
+    parts = listed.split("|")
+    named = [part.removeprefix("models:") for part in parts if part.startswith("models:")]
+    if kind != "router" or not at or len(named) > 1:
+        raise ValueError("a choice is written router@q:1|c:0.005|t:0|i:0|models:NAME,NAME")
+    models = tuple(dict.fromkeys(name.strip() for name in named[0].split(","))) if named else ()
+    if not all(models):
+        raise ValueError("models: is followed by the names of models, with commas between them")
+    given = [part for part in parts if not part.startswith("models:")]
+    return (parse_weights(f"router@{'|'.join(given)}") if given else None), models
 
 
 def rank(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from semroute.config import Config, Route
+from semroute.config import Cascade, Config, Route
 
 if TYPE_CHECKING:
     from semroute.artifact import EncoderRecord
@@ -17,6 +17,7 @@ _ROUTE_KEYS = {
     "models": "model_names",
     "max_distance": "max_distance",
     "min_confidence": "min_confidence",
+    "cascade": "cascade",
 }
 
 
@@ -58,6 +59,11 @@ def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
     return [] if old == new else [(path, old, new)]
 
 
+def _plain(route: Route, what: str) -> Any:
+    value = getattr(route, what)
+    return value.model_dump(mode="json") if isinstance(value, Cascade) else value
+
+
 def _short(value: Any) -> str:
     text = f"{len(value)} entries" if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -73,7 +79,7 @@ def _route_changes(old: Route, new: Route) -> list[str]:
         elif getattr(old, what) != getattr(new, what):
             changes.append(f"{what}: in another order")
     changes += [
-        f"{key}: {_short(getattr(old, what))} -> {_short(getattr(new, what))}"
+        f"{key}: {_short(_plain(old, what))} -> {_short(_plain(new, what))}"
         for key, what in _ROUTE_KEYS.items()
         if getattr(old, what) != getattr(new, what)
     ]

@@ -21,6 +21,11 @@ from pydantic_core import ErrorDetails
 
 from semroute.errors import ConfigError, Problem
 from semroute.shapes import (
+    Accept,
+    Api,
+    Arbiter,
+    Cascade,
+    ClientLimits,
     DefaultSettings,
     EscalationSettings,
     Floors,
@@ -30,6 +35,7 @@ from semroute.shapes import (
     RouteList,
     Rule,
     RuleCondition,
+    ServeSettings,
     Settings,
     Shape,
     VoteSettings,
@@ -48,6 +54,11 @@ from semroute.sources import (
 from semroute.yaml import shorten
 
 __all__ = [
+    "Accept",
+    "Api",
+    "Arbiter",
+    "Cascade",
+    "ClientLimits",
     "Config",
     "DefaultSettings",
     "EscalationSettings",
@@ -58,6 +69,7 @@ __all__ = [
     "Route",
     "Rule",
     "RuleCondition",
+    "ServeSettings",
     "Settings",
     "VoteSettings",
     "Weights",
@@ -337,27 +349,34 @@ def _found(value: object) -> str:
     return kinds.get(type(value), _NOTHING)
 
 
-_SECTIONS: dict[str, type[Shape]] = {
-    "default": DefaultSettings,
-    "vote": VoteSettings,
-    "escalations": EscalationSettings,
-    "floors": Floors,
-    "log": LogSettings,
-    "select": Weights,
+_SHAPES: dict[tuple[str, ...], type[Shape]] = {
+    ("default",): DefaultSettings,
+    ("default", "cascade"): Cascade,
+    ("default", "cascade", "accept"): Accept,
+    ("vote",): VoteSettings,
+    ("escalations",): EscalationSettings,
+    ("floors",): Floors,
+    ("log",): LogSettings,
+    ("select",): Weights,
+    ("models", "*"): ModelCard,
+    ("rules", "*"): Rule,
+    ("rules", "*", "when"): RuleCondition,
+    ("serve",): ServeSettings,
+    ("serve", "arbiter"): Arbiter,
+    ("serve", "clients", "*"): ClientLimits,
+    ("cascade",): Cascade,
+    ("cascade", "accept"): Accept,
 }
+"""The shape of what stands at a path inside a file; `*` is any key or place in a list."""
 
 
 def _shape_at(shape: type[Shape], path: list[str | int]) -> type[Shape]:
     """The shape of the mapping at `path` inside `shape`."""
-    match path:
-        case [str(section)] if section in _SECTIONS:
-            return _SECTIONS[section]
-        case ["models", _]:
-            return ModelCard
-        case ["rules", _]:
-            return Rule
-        case ["rules", _, "when"]:
-            return RuleCondition
+    for pattern, found in _SHAPES.items():
+        if len(pattern) == len(path) and all(
+            want in ("*", key) for want, key in zip(pattern, path, strict=True)
+        ):
+            return found
     return shape
 
 

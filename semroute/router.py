@@ -9,6 +9,7 @@ decision says so.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import math
 import os
@@ -78,6 +79,7 @@ class _Request:
 
 _RIGHT_WEIGHTS = "there are quality, cost, ttft and itl, each a number of 0 or more"
 _PLAIN = _Request(Need(), None, None, {})
+_NOTHING_ASKED = dict.fromkeys(("exclude", "needs", "max_usd_per_1m", "weights", "step", "metadata"))
 
 
 class _Verdict(NamedTuple):
@@ -171,6 +173,7 @@ class Router:
         self._snapshot = _Snapshot(index, encoder, _words_for(index), self._memory_for(index))
         self._reloading = threading.Lock()
         self._recent = _Recent()
+        self._latencies: dict[str, tuple[float | None, float | None]] = {}
         self._logs = log
         self._log = self._log_for(index)
         self._feeds: tuple[Feed, ...] = () if self._log is None else (self._log,)
@@ -214,6 +217,7 @@ class Router:
         weights: Weights | Mapping[str, float] | str | None = None,
         step: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        models: Collection[str] | None = None,
     ) -> Decision:
         """Decide which model serves `prompt`. Never raises: on any fault the default serves, with the reason.
 
@@ -223,14 +227,64 @@ class Router:
         max_usd_per_1m: US dollars per million prompt tokens the model may cost at most.
         weights: quality, cost, ttft and itl, or "router@q:1|c:0.005", in place of `select` of the settings.
         step, metadata: what rules may test beside the text.
+        models: the only ones that may serve, in place of those of the route and the default.
         """
         started = time.perf_counter()
         snapshot = self._snapshot
-        request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
+        request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata, models)
         verdict = fault or snapshot.verdict(prompt, request)
         decision = snapshot.decision(verdict, snapshot.sized(prompt, request), started)
         self._decided(decision, verdict, prompt, request)
         return decision
+
+    def unrouted(self, prompt: Prompt, detail: str, **request: Any) -> Decision:
+        """The decision for the default, because `prompt` could not be routed in time. Keywords of `route`."""
+        started = time.perf_counter()
+        snapshot = self._snapshot
+        asked, _ = _request(**{**_NOTHING_ASKED, **request})
+        verdict = _Verdict(None, "error", detail)
+        decision = snapshot.decision(verdict, snapshot.sized(prompt, asked), started)
+        self._decided(decision, verdict, prompt, asked)
+        return decision
+
+    def settled(self, decision: Decision, route: str | None, prompt: Prompt, **request: Any) -> Decision:
+        """`decision` with the route that an arbiter has picked instead; None is the default.
+
+        prompt, request: what `decision` was made from. The id stays.
+        """
+        started, snapshot = time.perf_counter(), self._snapshot
+        asked, _ = _request(**{**_NOTHING_ASKED, **request})
+        known = self._recent.get(decision.id)
+        seen = None if known is None else known.seen
+        found = Vote(
+            decision.scores,
+            decision.neighbors,
+            decision.similarity,
+            decision.margin,
+            decision.scores.get(route or "", decision.confidence),
+        )
+        detail = f"The arbiter picked {'none of the routes' if route is None else repr(route)}."
+        verdict = _Verdict(route, "arbiter", detail, found, found.confidence, decision.rule, seen=seen)
+        fresh = snapshot.decision(verdict, snapshot.sized(prompt, asked), started)
+        settled = replace(fresh, id=decision.id, elapsed_ms=decision.elapsed_ms + fresh.elapsed_ms)
+        if known is not None:
+            self._recent.add(settled.id, _About(seen, settled.route, settled.model))
+        return settled
+
+    def answered(self, decision: str, model: str) -> None:
+        """Let feedback on the decision of this id be about `model`, which answered in place of another."""
+        known = self._recent.get(decision)
+        if known is not None:
+            self._recent.add(decision, known._replace(model=model))
+
+    def measure(self, latencies: Mapping[str, tuple[float | None, float | None]]) -> None:
+        """Let weights of `ttft` and `itl` count what was measured, in milliseconds, not what cards say.
+
+        latencies: until the first token and between tokens, by model; None where nothing was measured.
+        """
+        with self._reloading:
+            self._latencies = dict(latencies)
+            self._snapshot = self._snapshot.measured(self._latencies)
 
     def route_many(
         self,
@@ -242,6 +296,7 @@ class Router:
         weights: Weights | Mapping[str, float] | str | None = None,
         step: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        models: Collection[str] | None = None,
     ) -> list[Decision]:
         """`route` for many prompts, in their order, encoded together; the keywords hold for all of them.
 
@@ -253,7 +308,7 @@ class Router:
         started = time.perf_counter()
         snapshot = self._snapshot
         prompts = list(prompts)
-        request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata)
+        request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata, models)
         verdicts = [fault] * len(prompts) if fault else snapshot.verdicts(prompts, request)
         decisions = [
             snapshot.decision(verdict, snapshot.sized(prompt, request), started)
@@ -541,7 +596,8 @@ class Router:
             encoder = old.encoder if same_encoder else _encoder_for(index, self._folder)
             memory = self._memory_for(index, old)
             self._follow_log(old.index, index)
-            self._snapshot = _Snapshot(index, encoder, _words_for(index), memory)
+            fresh = _Snapshot(index, encoder, _words_for(index), memory)
+            self._snapshot = fresh.measured(self._latencies) if self._latencies else fresh
             if old.memory is not None and old.memory is not memory:
                 old.memory.close()
 
@@ -580,11 +636,22 @@ class _Snapshot:
         self._models_of[None] = self._settings.default.model_names
         contexts = (card.context_tokens for card in self._settings.models.values())
         self._least_context = min((size for size in contexts if size is not None), default=math.inf)
+        self._cards = self._settings.models
         self._plans = {names: self._plan(names, _PLAIN) for names in set(self._models_of.values())}
         self._reader = Reader(self._texts, known_words(index.manifest.encoder.name))
         self._judge = Judge(index.fitted, self._names)
         self._default_limits = _default_limits(index)
         self.limits = dict(zip(self._names, limits_of(index), strict=True))
+
+    def measured(self, latencies: Mapping[str, tuple[float | None, float | None]]) -> _Snapshot:
+        """The same, with `latencies` in place of what the cards say of them."""
+        found = copy.copy(self)
+        found._cards = {
+            name: _with_latencies(card, *latencies.get(name, (None, None)))
+            for name, card in self._settings.models.items()
+        }
+        found._plans = {names: found._plan(names, _PLAIN) for names in self._plans}
+        return found
 
     def sized(self, prompt: Prompt, request: _Request) -> _Request:
         """`request` with the size of `prompt`, where that is more than some model can read."""
@@ -617,7 +684,8 @@ class _Snapshot:
     def decision(self, verdict: _Verdict, request: _Request, started: float) -> Decision:
         """Choose the model for `verdict` and write the decision; `started` by `time.perf_counter`."""
         reason, detail = verdict.reason, verdict.detail
-        preferred = verdict.models or self._models_of[verdict.route]
+        asked = tuple(name for name in request.need.models if name in self._settings.models)
+        preferred = asked or verdict.models or self._models_of[verdict.route]
         plan = self._plans.get(preferred) if request is _PLAIN else None
         plan = plan or self._plan(preferred, request)
         if verdict.seen is not None:
@@ -880,7 +948,7 @@ class _Snapshot:
         if isinstance(weights, str):
             order = catalog.safest_first(plan.models, sure, settings.max_risk)
         else:
-            order = catalog.rank(plan.models, models, weights, sure)
+            order = catalog.rank(plan.models, self._cards, weights, sure)
         stays = order[0] == plan.models[0]
         about = plan.models[0] if plan.models[0] in sure else order[0]
         outcomes = () if stays else memory.nearest(prompt, about)
@@ -901,7 +969,7 @@ class _Snapshot:
     def _plan(self, preferred: tuple[str, ...], request: _Request) -> _Plan:
         """Order the `preferred` models and hold them against what the call asks for."""
         models = self._settings.models
-        ranked = catalog.rank(preferred, models, request.weights or self._settings.select)
+        ranked = catalog.rank(preferred, self._cards, request.weights or self._settings.select)
         allowed = self._allowed(ranked, request.need)
         if not allowed:
             moved = "The call rules out every model; the preferred one serves."
@@ -962,6 +1030,11 @@ def _text_of(prompt: Prompt) -> str | None:
         return None
 
 
+def _with_latencies(card: ModelCard, ttft_ms: float | None, itl_ms: float | None) -> ModelCard:
+    measured = {"ttft_ms": ttft_ms, "itl_ms": itl_ms}
+    return card.model_copy(update={key: value for key, value in measured.items() if value is not None})
+
+
 def _size(need: Need, card: ModelCard) -> str:
     """That a prompt is too long, where it is."""
     if card.context_tokens is None or need.tokens <= card.context_tokens:
@@ -997,18 +1070,20 @@ def _request(
     weights: Weights | Mapping[str, float] | str | None,
     step: str | None,
     metadata: Mapping[str, Any] | None,
+    models: Collection[str] | None = None,
 ) -> tuple[_Request, _Verdict | None]:
     """The arguments of a call in one form; and what answers it where one of them is wrong.
 
     The others hold all the same: a model that is excluded must not serve because a weight was misspelt.
     """
-    if all(value is None for value in (exclude, needs, max_usd_per_1m, weights, metadata)):
+    if all(value is None for value in (exclude, needs, max_usd_per_1m, weights, metadata, models)):
         return (_PLAIN if step is None else replace(_PLAIN, step=step)), None
     faults: list[str] = []
     need = Need(
         exclude=_parsed("exclude", _names, exclude, faults) or frozenset(),
         capabilities=_parsed("needs", _names, needs, faults) or frozenset(),
         max_usd_per_1m=_parsed("max_usd_per_1m", float, max_usd_per_1m, faults),
+        models=_parsed("models", tuple, models, faults) or (),
     )
     request = _Request(
         need,

@@ -232,6 +232,8 @@ Fallbacks = Annotated[tuple[Name, ...], Strict(strict=False), Field(min_length=1
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Distance = Annotated[float, Field(ge=0, le=2)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Api: TypeAlias = Literal["chat", "responses", "messages"]
 MetadataScalar: TypeAlias = str | int | float | bool
 MetadataValue = Annotated[
     MetadataScalar | Annotated[tuple[MetadataScalar, ...], Strict(strict=False)],
@@ -270,10 +272,53 @@ class NamesModels(Shape):
         return (self.model,) if self.model is not None else self.models or ()
 
 
+class Accept(Shape):
+    """What an answer must be for a cascade to end with it."""
+
+    reject: Annotated[
+        tuple[Literal["refusal", "hedge", "empty", "cut", "json"], ...], Strict(strict=False)
+    ] = Field(
+        default=("refusal", "hedge", "empty", "cut", "json"),
+        description="What sends an answer up: a refusal, a hedge, no text, an answer cut short,"
+        " or no JSON where JSON was asked for.",
+    )
+    min_token_probability: Share | None = Field(
+        default=None,
+        description="An answer whose tokens have a lower geometric mean probability is sent up;"
+        " only where the caller asks for logprobs.",
+    )
+    judge: Name | None = Field(
+        default=None, description="The model that is asked whether an answer is good enough."
+    )
+
+
+class Cascade(Shape):
+    """The cheap model answers first; an answer that is not accepted is given anew by a stronger one."""
+
+    to: Fallbacks = Field(description="The stronger models, in the order in which they are asked.")
+    accept: Accept = Field(default=Accept(), description="What an answer must be to be accepted.")
+
+
+def _off(value: object) -> object:
+    return None if value is False else value
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class Served(NamesModels):
     """Something that models serve: exactly one of `model` and `models` is given."""
 
     model_config = ConfigDict(json_schema_extra=_exactly_one_of("model", "models"))
+
+    cascade: Annotated[
+        Cascade | None, BeforeValidator(_off, json_schema_input_type=Cascade | Literal[False] | None)
+    ] = Field(
+        default=None,
+        description="Where an answer goes that is not good enough; false for nowhere.",
+        exclude_if=_is_none,
+    )
 
     @field_validator("models")
     @classmethod
@@ -324,6 +369,12 @@ class ModelCard(Shape):
     )
     quality: Share | None = Field(
         default=None, description="Expected quality from 0 to 1, before any evidence."
+    )
+    apis: Annotated[tuple[Api, ...], Strict(strict=False), Field(min_length=1)] | None = Field(
+        default=None,
+        description="What its server answers: chat, responses, messages; by default chat, and what the"
+        " provider's own server has.",
+        exclude_if=_is_none,
     )
 
     @model_validator(mode="after")
@@ -441,6 +492,79 @@ class Floors(Shape):
     )
     tags: dict[Name, Share] = Field(
         default={}, description="Least share of the cases with each tag that pass, such as {smoke: 1.0}."
+    )
+
+
+class ClientLimits(Shape):
+    """What the holder of a client key may spend."""
+
+    usd_per_day: NonNegative | None = Field(
+        default=None,
+        description="US dollars a day, by UTC and the prices of the models; each process counts.",
+    )
+    max_usd_per_1m: NonNegative | None = Field(
+        default=None,
+        description="US dollars per million prompt tokens that a model may cost at most; one without a price"
+        " is not used.",
+    )
+
+
+class Arbiter(Shape):
+    """A small model that picks the route where the vote is unsure. Off unless it is named."""
+
+    model: Name = Field(description="The model that is asked.")
+    min_confidence: Share = Field(
+        default=0.1, description="It is asked from this confidence of the best route on ..."
+    )
+    max_confidence: Share = Field(default=0.6, description="... and below this one.")
+    routes: Annotated[int, Field(ge=1, le=20)] = Field(
+        default=4, description="How many of the likeliest routes it may pick from."
+    )
+    patience_s: Seconds = Field(
+        default=0.8, description="Seconds after which the vote decides as if it had not been asked."
+    )
+
+
+class ServeSettings(Shape):
+    """How `semroute serve` calls models. Times are seconds."""
+
+    connect_s: Seconds = Field(default=5.0, description="Until a connection stands.")
+    first_content_s: Seconds = Field(
+        default=60.0, description="Until the first content of a stream; comments and roles are none."
+    )
+    answer_s: Seconds = Field(default=300.0, description="Until an answer that is not streamed.")
+    stall_s: Seconds = Field(default=60.0, description="Between two events of a stream.")
+    total_s: Seconds = Field(default=900.0, description="For all attempts at a request together.")
+    keep_alive_s: Seconds = Field(
+        default=10.0, description="Between comments that keep a client's connection while a stream is held."
+    )
+    cooldown_s: Seconds = Field(
+        default=5.0, description="A failing model rests so long, then twice as long each time."
+    )
+    max_cooldown_s: Seconds = Field(
+        default=300.0, description="And no longer than this, whatever its Retry-After says."
+    )
+    routing_s: Seconds = Field(default=1.0, description="A prompt not routed by then goes to the default.")
+    sticky_s: NonNegative = Field(
+        default=0.0,
+        description="A session, as its metadata.session_id names it, keeps its model so long; 0 for no time.",
+    )
+    max_body_mb: Annotated[float, Field(gt=0, le=1024)] = Field(
+        default=20.0, description="Megabytes that the body of a request may have."
+    )
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=1000, description="Requests at once; more are answered 503."
+    )
+    grace_s: Seconds = Field(default=30.0, description="What a stop leaves to the streams under way.")
+    arbiter: Arbiter | None = Field(
+        default=None, description="Which model picks the route where the vote is unsure, if any."
+    )
+    clients: dict[Name, ClientLimits] = Field(
+        default={}, description="Limits by the name of a client's key; `*` is for all others."
+    )
+    regenerate: bool = Field(
+        default=False,
+        description="The same conversation again within a minute is a weak sign that the answer was bad.",
     )
 
 
@@ -564,6 +688,9 @@ class Settings(Shape):
     )
     floors: Floors | None = Field(
         default=None, description="What `semroute eval` must find; it exits 1 below."
+    )
+    serve: ServeSettings | None = Field(
+        default=None, description="How `semroute serve` calls models.", exclude_if=_is_none
     )
 
 

@@ -296,9 +296,11 @@ def _unknown_models(sources: Sources, settings: Source) -> Iterator[Problem]:
     known = settings.keys("models")
     rules = [path for path, _ in settings.items("rules")]
     owners = [(settings, path) for path in [("default",), *rules]] + [(route, ()) for route in sources.routes]
-    for source, owner in owners:
-        single = (*owner, "model")
-        for path, name in chain([(single, source.get(*single))], source.items(*owner, "models")):
+    for source, owner in [*owners, (settings, ("serve", "arbiter"))]:
+        singles = [(*owner, "model"), (*owner, "cascade", "accept", "judge")]
+        named = [(single, source.get(*single)) for single in singles]
+        lists = [source.items(*owner, "models"), source.items(*owner, "cascade", "to")]
+        for path, name in chain(named, *lists):
             if isinstance(name, str) and name not in known:
                 cure = f"add it under `models:` in {settings.name}"
                 yield source.problem(_unknown("model", name, known, cure), *path)

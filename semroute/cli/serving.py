@@ -1,0 +1,182 @@
+"""The command that serves HTTP: address, keys, signals, logs. What is served is in `semroute/server.py`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from semroute.cli.output import IndexOption, print_json, print_line, refuse
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from uvicorn import Config
+
+_BACKLOG = 2048
+_CURE = "install the extra `serve`: pip install 'semroute-router[serve]'"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    app.command()(serve)
+
+
+def serve(
+    index: IndexOption = Path("index"),
+    host: Annotated[
+        str,
+        typer.Option(envvar="SEMROUTE_HOST", help="The address to bind; keys are needed beyond loopback."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, envvar="SEMROUTE_PORT", help="The port; 0 for any that is free.")
+    ] = 8080,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SEMROUTE_KEYS_FILE",
+            help="A file of client keys, NAME=KEY a line; or give them in SEMROUTE_KEYS.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="SEMROUTE_ALLOW_HOST",
+            help="A name by which clients may call this server; any, where keys are set.",
+            show_default=False,
+        ),
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload/--no-reload", help="Take a new index when the folder changes.")
+    ] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log no requests.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where it serves as JSON.")] = False,
+) -> None:
+    """Serve one OpenAI-compatible endpoint that chooses the model."""
+    _log_to_stderr(quiet)
+    app = _app(index, host, keys_file, allow_host, reload)
+    config = _config(app, app.state.service.settings.grace_s)
+    listening = _bind(host, port)
+    url = _url(listening)
+    if as_json:
+        print_json({"url": url, "index": app.state.service.router.index.fingerprint, "pid": os.getpid()})
+    else:
+        print_line(f"Serving {index} at {url} (POST {url}/v1/chat/completions, model semroute/auto)")
+    if not _run(config, app, listening):
+        refuse("The server could not start; the log above says why.")
+
+
+def _app(
+    index: Path, host: str, keys_file: Path | None, allow_host: list[str] | None, reload: bool
+) -> Starlette:
+    """The app over the index, with the keys of the environment. Exits where that would not be safe."""
+    try:
+        import uvicorn  # noqa: F401 - to say early what is missing
+
+        from semroute.server import create_app
+    except ImportError as error:
+        refuse(f"semroute serve needs {error.name}; {_CURE}.")
+    from semroute.access import LOOPBACK_HOSTS, is_loopback, parse_keys
+    from semroute.router import Router
+
+    keys = parse_keys(os.environ.get("SEMROUTE_KEYS", ""), "SEMROUTE_KEYS")
+    if keys_file is not None:
+        try:
+            keys |= parse_keys(keys_file.read_text(encoding="utf-8"), str(keys_file))
+        except (OSError, UnicodeDecodeError) as error:
+            refuse(f"The keys could not be read from {keys_file}: {type(error).__name__}.")
+    if not keys and not is_loopback(host):
+        refuse(f"{host} can be reached from outside: set SEMROUTE_KEYS, or bind to 127.0.0.1.")
+    # A page in a browser can reach this machine under a name of its own; keys it does not have.
+    hosts = set(allow_host or ()) | (set() if keys else LOOPBACK_HOSTS)
+    return create_app(
+        Router.load(index),
+        keys=keys,
+        feedback_keys=parse_keys(os.environ.get("SEMROUTE_FEEDBACK_KEYS", ""), "SEMROUTE_FEEDBACK_KEYS"),
+        hosts=hosts or None,
+        watch=index if reload else None,
+    )
+
+
+def _config(app: Starlette, grace: float) -> Config:
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(grace)),
+        backlog=_BACKLOG,
+    )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server(
+            (host, port),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=_BACKLOG,
+            reuse_port=False,
+        )
+    except OSError as error:
+        refuse(f"{host}:{port} cannot be bound: {error.strerror or error}.")
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _run(config: Config, app: Starlette, listening: socket.socket) -> bool:
+    """Serve until a signal; whether it ever started. Not ready from the signal on, while streams go on."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            # Unlike uvicorn's own, this does not end the process by the signal: a stop in peace exits with 0.
+            app.state.service.draining = True
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+    server = Server(config)
+    server.run(sockets=[listening])
+    return server.started
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line. The log of requests writes its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line for `record`."""
+        told: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+        }
+        if record.name == "semroute.access":
+            told |= {"event": "request", **json.loads(record.getMessage())}
+        else:
+            told |= {"event": record.name, "message": record.getMessage()}
+            if record.exc_info and record.exc_info[0] is not None:
+                told["error"] = record.exc_info[0].__name__
+        return json.dumps(told, ensure_ascii=False)
+
+
+def _log_to_stderr(quiet: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("semroute", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("semroute.access").setLevel(logging.WARNING if quiet else logging.INFO)

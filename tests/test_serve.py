@@ -1,0 +1,731 @@
+"""What a served router promises its clients and its operator: with the official clients, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from fake_upstream import FakeUpstream
+from serving import HURRIED, make_router, serving
+
+from semroute import catalog
+from semroute.build import build_index
+from semroute.cli import app as cli
+from semroute.config import ServeSettings
+from semroute.errors import ConfigError
+
+HELLO = [{"role": "user", "content": "where is my refund"}]
+PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture(scope="module")
+def fake():
+    with FakeUpstream() as server:
+        yield server
+
+
+@pytest.fixture
+def router_of(fake, tmp_path):
+    """A router over modes of the fake: `billing` is served by `billing`, everything else by the first mode."""
+    fake.requests.clear()
+    fake.counts.clear()
+
+    def make(*modes, billing=None, cards=None, **settings):
+        models = {mode: {"base_url": fake.url, **(cards or {}).get(mode, {})} for mode in modes}
+        return make_router(tmp_path / "routes", models, billing or {"models": list(modes)}, **settings)
+
+    return make
+
+
+ALL = {"apis": ["chat", "responses", "messages"]}
+
+
+# The official clients -----------------------------------------------------------------------------------------
+
+
+def test_openais_client_works_unchanged(router_of, fake):
+    with serving(router_of("ok", "say:hello there", billing={"model": "say:hello there"})) as served:
+        client = openai.OpenAI(base_url=served.url + "/v1", api_key="none")
+        assert [model.id for model in client.models.list()] == ["semroute/auto", "ok", "say:hello there"]
+        assert client.models.retrieve("semroute/auto").owned_by == "semroute"
+
+        answer = client.chat.completions.create(model="semroute/auto", messages=HELLO, temperature=0.25)
+        assert answer.choices[0].message.content == "hello there"
+        assert fake.requests[-1].json == {"messages": HELLO, "model": "say:hello there", "temperature": 0.25}
+
+        raw = client.chat.completions.with_raw_response.create(model="semroute/auto", messages=HELLO)
+        assert raw.headers["x-semroute-route"] == "billing"
+        assert raw.headers["x-semroute-reason"] == "match"
+        assert raw.headers["x-semroute-model"] == "say:hello there"
+        assert re.fullmatch(r"[0-9A-Z]{26}", raw.headers["x-semroute-id"])
+
+        chunks = list(
+            client.chat.completions.create(
+                model="semroute/auto", messages=HELLO, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        assert (
+            "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+            == "hello there "
+        )
+        assert chunks[-1].usage.total_tokens == 19
+
+        with pytest.raises(openai.NotFoundError, match="no such model"):
+            client.chat.completions.create(model="gpt-none", messages=HELLO)
+        client.close()
+
+
+def test_openais_client_with_tools_and_pictures(router_of, fake):
+    cards = {"tool:call_1": {"capabilities": ["tools"]}, "say:seen": {"capabilities": ["tools", "vision"]}}
+    with serving(router_of("ok", "tool:call_1", "say:seen", cards=cards)) as served:
+        client = openai.OpenAI(base_url=served.url + "/v1", api_key="none")
+        answer = client.chat.completions.create(model="semroute/auto", messages=HELLO, tools=[LOOK])
+        assert answer.choices[0].message.tool_calls[0].function.name == "look"
+        stream = client.chat.completions.create(
+            model="semroute/auto", messages=HELLO, tools=[LOOK], stream=True
+        )
+        calls = [call for chunk in stream for call in chunk.choices[0].delta.tool_calls or []]
+        assert calls[0].id == "call_1"
+        parts = [
+            {"type": "text", "text": "where is my refund"},
+            {"type": "image_url", "image_url": {"url": PIXEL}},
+        ]
+        answer = client.chat.completions.create(
+            model="semroute/auto", messages=[{"role": "user", "content": parts}]
+        )
+        assert answer.choices[0].message.content == "seen"
+        assert fake.models() == ["tool:call_1", "tool:call_1", "say:seen"]
+        client.close()
+
+
+def test_openais_responses_go_to_upstreams_that_speak_them(router_of, fake):
+    with serving(router_of("ok", "say:in full", cards={"say:in full": ALL})) as served:
+        client = openai.OpenAI(base_url=served.url + "/v1", api_key="none")
+        assert (
+            client.responses.create(model="semroute/auto", input="where is my refund").output_text
+            == "in full"
+        )
+        with client.responses.stream(model="semroute/auto", input="where is my refund") as stream:
+            texts = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        assert texts == ["in ", "full "]
+        assert {request.path for request in fake.requests} == {"/v1/responses"}
+        with pytest.raises(openai.NotFoundError, match="speaks"):
+            client.responses.create(model="ok", input="hello")
+        client.close()
+
+
+def test_anthropics_client_works_unchanged(router_of, fake):
+    with serving(
+        router_of("ok", "say:bon jour", cards={"say:bon jour": ALL | {"provider": "anthropic"}})
+    ) as served:
+        client = anthropic.Anthropic(base_url=served.url, api_key="none")
+        request = {"model": "semroute/auto", "max_tokens": 50, "messages": HELLO}
+        assert client.messages.create(**request).content[0].text == "bon jour"
+        assert fake.requests[-1].headers["anthropic-version"]
+        with client.messages.stream(**request) as stream:
+            assert list(stream.text_stream) == ["bon ", "jour "]
+            assert stream.get_final_message().usage.output_tokens == 7
+        with pytest.raises(anthropic.NotFoundError):
+            client.messages.create(**request | {"model": "claude-none"})
+        assert {request.path for request in fake.requests} == {"/v1/messages"}
+        client.close()
+
+
+def test_anthropics_client_sees_a_broken_stream(router_of):
+    with serving(router_of("eof:2", cards={"eof:2": ALL})) as served:
+        client = openai.OpenAI(base_url=served.url + "/v1", api_key="none")
+        seen = []
+        with pytest.raises(openai.APIError, match="mid-answer"):
+            for chunk in client.chat.completions.create(model="eof:2", messages=HELLO, stream=True):
+                seen.append(chunk.choices[0].delta.content)  # noqa: PERF401
+        assert seen[1:] == ["0 ", "1 "]
+        client.close()
+
+
+def test_bytes_pass_through_untouched_but_for_the_models_name(router_of, fake):
+    body = (
+        '{ "temperature":1.50, "messages" : [{"role":"user","content":"caf\\u00e9 ☕ 1e2"}],\n\t"model":  '
+        '"semroute/auto" , "x":{"model":"inner"},"big":123456789012345678901234567890,"seed":null }'
+    )
+    with serving(router_of("ok")) as served:
+        response = served.post(body.encode())
+        assert response.status_code == 200
+        assert fake.requests[-1].body == body.replace('"semroute/auto"', '"ok"').encode()
+        direct = httpx2.post(
+            fake.url + "/chat/completions", content=body.replace("semroute/auto", "ok").encode()
+        )
+        assert response.content == direct.content
+        assert response.headers["content-type"] == direct.headers["content-type"]
+
+
+# Which model serves -------------------------------------------------------------------------------------------
+
+
+def test_a_concrete_model_passes_straight_through(router_of, fake):
+    with serving(router_of("ok", "say:x", cards={"say:x": {"id": "say:by id"}})) as served:
+        response = served.ask("say:x")
+        assert response.json()["choices"][0]["message"]["content"] == "by id"
+        assert response.headers["x-semroute-model"] == "say:x"
+        assert served.ask("say:by id").status_code == 200
+        assert served.ask("status:500").status_code == 404
+
+
+def test_a_name_can_carry_weights_and_the_search_space(router_of, fake):
+    cards = {
+        "say:cheap": {"quality": 0.5, "prompt_usd_per_1m": 0.1, "completion_usd_per_1m": 0.4},
+        "say:good": {"quality": 0.9, "prompt_usd_per_1m": 5, "completion_usd_per_1m": 20},
+    }
+    with serving(router_of("ok", "say:cheap", "say:good", billing={"model": "ok"}, cards=cards)) as served:
+
+        def serves(name):
+            return served.ask(name).headers["x-semroute-model"]
+
+        assert serves("router@q:1|models:say:cheap,say:good") == "say:good"
+        assert serves("router@q:1|c:4.65e-01|t:2.08e-05|i:2.07e-03|models:say:cheap,say:good") == "say:cheap"
+        assert serves("router@models:say:cheap") == "say:cheap"
+        assert serves("router@q:1") == "ok"
+
+
+def test_the_short_form_of_a_choice():
+    assert catalog.parse_choice("router@models:a,b") == (None, ("a", "b"))
+    weights, models = catalog.parse_choice("router@q:1|c:4.65e-03|t:2.08e-05|i:2.07e-03|models:a")
+    assert (weights.quality, weights.cost, weights.ttft, weights.itl, models) == (
+        1,
+        4.65e-3,
+        2.08e-5,
+        2.07e-3,
+        ("a",),
+    )
+    for wrong in (
+        "router",
+        "router@",
+        "router@q",
+        "router@q:1|q:2",
+        "router@models:",
+        "router@models:a|models:b",
+    ):
+        with pytest.raises(ValueError):
+            catalog.parse_choice(wrong)
+
+
+def test_a_candidate_that_lacks_what_is_needed_is_not_asked(router_of, fake):
+    cards = {
+        "ok": {"capabilities": [], "context_tokens": 100},
+        "say:can": {"capabilities": ["tools", "vision", "json"], "context_tokens": 100_000},
+    }
+    with serving(router_of("ok", "say:can", cards=cards)) as served:
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
+        assert served.ask().headers["x-semroute-model"] == "ok"
+        for more in ({"tools": [LOOK]}, {"response_format": wanted}, {"text": "where is my refund " * 100}):
+            assert served.ask(**more).headers["x-semroute-model"] == "say:can"
+        assert fake.models() == ["ok", "say:can", "say:can", "say:can"]
+
+
+def test_what_was_measured_moves_weights(router_of, fake):
+    cards = {"say:fast": {"ttft_ms": 900}, "slow:0.2": {"ttft_ms": 10}}
+    router = router_of("say:fast", "slow:0.2", cards=cards, select={"quality": 0, "ttft": 0.001})
+    with serving(router) as served:
+        assert router.route("where is my refund").model == "slow:0.2"
+        served.ask("slow:0.2", stream=True)
+        served.ask("say:fast", stream=True)
+        until = time.monotonic() + 3
+        while router.route("where is my refund").model != "say:fast" and time.monotonic() < until:
+            time.sleep(0.05)
+        assert served.ask().headers["x-semroute-model"] == "say:fast"
+
+
+# Going on where it began --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_tool_loop_stays_with_its_model(router_of, fake, stream):
+    with serving(router_of("say:default", "tool:call_77", billing={"model": "tool:call_77"})) as served:
+        served.ask(tools=[LOOK], stream=stream)
+        call = {"id": "call_77", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        messages = [
+            {"role": "user", "content": "something that no route knows"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_77", "content": "42"},
+        ]
+        body = {"model": "semroute/auto", "messages": messages, "tools": [LOOK]}
+        assert served.post(body).headers["x-semroute-model"] == "tool:call_77"
+        messages[2]["tool_call_id"] = "call_unknown"
+        assert served.post(body).headers["x-semroute-model"] == "say:default"
+
+
+def test_a_stored_response_goes_on_at_its_own_upstream_only(router_of, fake):
+    cards = dict.fromkeys(("ok", "say:first"), ALL)
+    with serving(router_of("ok", "say:first", billing={"model": "say:first"}, cards=cards)) as served:
+        first = served.post({"model": "semroute/auto", "input": "where is my refund"}, "/v1/responses").json()
+        assert first["id"] == "resp_say:first"
+        body = {
+            "model": "semroute/auto",
+            "input": "and now something else",
+            "previous_response_id": first["id"],
+        }
+        assert served.post(body, "/v1/responses").headers["x-semroute-model"] == "say:first"
+        sealed = {"type": "reasoning", "id": "msg_1", "encrypted_content": "xyz", "summary": []}
+        body = {"model": "semroute/auto", "input": [{"role": "user", "content": "something else"}, sealed]}
+        assert served.post(body, "/v1/responses").headers["x-semroute-model"] == "say:first"
+
+
+def test_a_session_keeps_its_model_where_that_is_wanted(router_of):
+    settings = ServeSettings(**HURRIED, sticky_s=60)
+    with serving(router_of("ok", "say:b", billing={"model": "say:b"}), settings=settings) as served:
+        said = {"metadata": {"session_id": "s-1"}}
+        assert served.ask(**said).headers["x-semroute-model"] == "say:b"
+        assert served.ask(text="what else", **said).headers["x-semroute-model"] == "say:b"
+        assert served.ask(text="what else").headers["x-semroute-model"] == "ok"
+
+
+# The cascade --------------------------------------------------------------------------------------------------
+
+
+def cascading(*modes, accept=None, to=("say:from above",)):
+    return {"models": list(modes), "cascade": {"to": list(to)} | ({"accept": accept} if accept else {})}
+
+
+@pytest.mark.parametrize(
+    ("mode", "why", "more"),
+    [
+        ("say:I'm sorry, but I can't help with that.", "refusal", {}),
+        ("say:I'm not sure about that.", "hedge", {}),
+        ("say:", "empty", {}),
+        ("finish:length:The answer is", "cut", {}),
+        ("say:not json", "json", {"response_format": {"type": "json_object"}}),
+        ("unsure:-2.5", "probability", {}),
+    ],
+)
+def test_an_answer_that_is_not_good_enough_goes_up(router_of, fake, mode, why, more):
+    cards = {
+        mode: {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0},
+        "say:from above": {"prompt_usd_per_1m": 2e6, "completion_usd_per_1m": 0},
+    }
+    accept = {"min_token_probability": 0.5}
+    with serving(
+        router_of(mode, "say:from above", billing=cascading(mode, accept=accept), cards=cards)
+    ) as served:
+        response = served.ask(**more)
+        assert response.json()["choices"][0]["message"]["content"] == "from above"
+        assert response.headers["x-semroute-model"] == "say:from above"
+        assert fake.models() == [mode, "say:from above"]
+        assert served.metric("semroute_escalations_total", why=why, to="say:from above") == 1
+        spent = [served.metric("semroute_cost_usd_total", model=model) for model in (mode, "say:from above")]
+        assert spent == [12, 24]  # 12 tokens each, at 1 and 2 dollars
+
+
+def test_a_good_answer_stays_below(router_of, fake):
+    with serving(router_of("ok", "say:from above", billing=cascading("ok"))) as served:
+        assert served.ask().headers["x-semroute-model"] == "ok"
+        response = served.ask(stream=True)
+        assert (response.headers["x-semroute-model"], fake.models()) == ("ok", ["ok", "ok"])
+        assert response.text.count("[DONE]") == 1
+
+
+def test_a_tool_call_is_no_empty_answer(router_of, fake):
+    with serving(router_of("tool:c1", "say:from above", billing=cascading("tool:c1"))) as served:
+        assert served.ask(tools=[LOOK]).headers["x-semroute-model"] == "tool:c1"
+
+
+@pytest.mark.parametrize(
+    ("judge", "model"), [("say:No.", "say:from above"), ("say:yes", "ok"), ("status:500", "ok")]
+)
+def test_a_judge_may_object(router_of, fake, judge, model):
+    billing = cascading("ok", accept={"judge": judge})
+    with serving(router_of("ok", "say:from above", judge, billing=billing)) as served:
+        assert served.ask().headers["x-semroute-model"] == model
+        asked = next(request for request in fake.requests if request.json["model"] == judge)
+        assert "where is my refund" in asked.body.decode()
+        assert served.metric("semroute_upstream_attempts_total", model=judge) == 1
+
+
+def test_a_rejected_answer_is_better_than_none(router_of, fake):
+    billing = cascading("say:I don't know.", to=["status:500", "reset"])
+    with serving(router_of("say:I don't know.", "status:500", "reset", billing=billing)) as served:
+        response = served.ask()
+        assert (response.status_code, response.headers["x-semroute-model"]) == (200, "say:I don't know.")
+        assert fake.models() == ["say:I don't know.", "status:500", "reset"]
+
+
+def test_a_held_stream_keeps_its_client_with_comments_and_repeats_nothing(router_of, fake):
+    settings = ServeSettings(**HURRIED | {"keep_alive_s": 0.05, "first_content_s": 5, "stall_s": 5})
+    slow = "many:20:0.02"
+    billing = cascading("say:As an AI I cannot.", slow, to=[slow, "say:never asked"])
+    with serving(
+        router_of("say:As an AI I cannot.", slow, "say:never asked", billing=billing), settings=settings
+    ) as served:
+        response = served.ask(stream=True)
+        assert response.text.startswith(": waiting")
+        assert "As an AI" not in response.text
+        assert response.text.count('"content": "7 "') == 1
+        assert response.text.rstrip().endswith("[DONE]")
+        assert fake.models() == ["say:As an AI I cannot.", slow]
+
+
+def test_each_rise_is_recorded_so_that_the_next_prompt_goes_up_at_once(router_of, fake, tmp_path):
+    cheap = "say:I'm not sure about that."
+    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}", "min_support": 1}
+    billing = cascading(cheap, "say:from above")
+    router = router_of(cheap, "say:from above", billing=billing, escalations=store)
+    with serving(router) as served:
+        for _ in range(2):
+            response = served.ask()
+            time.sleep(0.3)  # it is stored behind the answer
+        assert response.headers["x-semroute-reason"] == "escalation"
+        assert response.headers["x-semroute-model"] == "say:from above"
+        assert fake.models() == [cheap, "say:from above", "say:from above"]
+
+
+def test_cascades_are_checked_like_everything_else(router_of):
+    with pytest.raises(ConfigError) as wrong:
+        router_of("ok", billing={"model": "ok", "cascade": {"to": ["nobody"], "acept": {}}})
+    assert "unknown model `nobody`" in str(wrong.value)
+    assert "did you mean `accept`" in str(wrong.value)
+    assert (
+        router_of("ok", billing={"model": "ok", "cascade": False}).index.config.route("billing").cascade
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "model"),
+    [
+        ('say:{"route": "coding"}', "arbiter", "say:code"),
+        ('say:Sure! {"route": null}', "arbiter", "ok"),
+        ('say:{"route": "nonsense"}', "low_confidence", "ok"),
+        ("say:coding", "low_confidence", "ok"),
+        ("slow:1", "low_confidence", "ok"),
+        ("status:500", "low_confidence", "ok"),
+    ],
+)
+def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, reason, model):
+    cards = {answer: {"capabilities": ["json"], "prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0}}
+    router = router_of(
+        "ok",
+        answer,
+        "say:code",
+        billing={"model": "ok"},
+        cards=cards,
+        coding={"model": "say:code"},
+        vote={"min_confidence": 0.9999},
+    )
+    chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 0.3}
+    with serving(router, settings=ServeSettings.model_validate(HURRIED | {"arbiter": chooser})) as served:
+        text = "my invoice function has a bug"
+        assert served.post({"prompt": text}, "/v1/route").json()["reason"] == "low_confidence"
+        assert fake.requests == []
+        response = served.ask(text=text)
+        assert (response.headers["x-semroute-reason"], response.headers["x-semroute-model"]) == (
+            reason,
+            model,
+        )
+        asked = fake.requests[0].json
+        assert (asked["model"], asked["response_format"]["type"]) == (answer, "json_schema")
+        if answer.startswith("say"):
+            assert served.metric("semroute_cost_usd_total", model=answer) == 12
+
+
+# Decisions and feedback ---------------------------------------------------------------------------------------
+
+
+def test_a_decision_without_a_call(router_of, fake):
+    with serving(router_of("ok", "say:b", billing={"models": ["say:b", "ok"]})) as served:
+        response = served.post({"prompt": "where is my refund"}, "/v1/route")
+        assert response.json()["route"] == "billing"
+        assert response.json()["fallbacks"] == ["ok"]
+        assert response.headers["x-semroute-id"] == response.json()["id"]
+        response = served.post({"messages": HELLO, "exclude": ["say:b"]}, "/v1/route")
+        assert (response.json()["model"], response.json()["reason"]) == ("ok", "constraint")
+        assert served.post({"prompt": ""}, "/v1/route").json()["reason"] == "empty_prompt"
+        assert served.post({"question": "?"}, "/v1/route").status_code == 400
+        assert fake.requests == []
+
+
+def test_feedback_moves_what_serves(router_of, fake, tmp_path):
+    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}", "min_support": 1.5, "quota_per_day": 6}
+    keys = {"keys": {"app": "client-key"}, "feedback_keys": {"app": "feedback-key"}}
+    router = router_of("ok", "say:b", escalations=store)
+    with serving(router, **keys) as served:
+
+        def ask():
+            return served.post(
+                {"model": "semroute/auto", "messages": HELLO}, authorization="Bearer client-key"
+            )
+
+        def tell(**body):
+            return served.post(body, "/v1/feedback", authorization="Bearer feedback-key")
+
+        first = ask()
+        assert first.headers["x-semroute-model"] == "ok"
+        for who in ("u-1", "u-2", "u-3"):
+            told = tell(id=ask().headers["x-semroute-id"], score=0, by=who)
+            assert told.status_code == 200
+            assert re.fullmatch(r"[0-9A-Z]{26}", told.json()["id"])
+            assert (
+                tell(decision_id=ask().headers["x-semroute-id"], to="say:b", by=who, why="wrong").status_code
+                == 200
+            )
+        assert ask().headers["x-semroute-model"] == "say:b"
+        identity = first.headers["x-semroute-id"]
+        assert tell(id="01J00000000000000000000000", score=1).status_code == 404
+        for wrong in (
+            {},
+            {"id": 7, "score": 1},
+            {"id": identity},
+            {"id": identity, "score": 2},
+            {"id": identity, "to": 1},
+        ):
+            assert tell(**wrong).status_code == 400
+        assert [tell(id=identity, score=1, by="one").status_code for _ in range(7)][-1] == 429
+        denied = served.post({"id": identity, "score": 1}, "/v1/feedback", authorization="Bearer client-key")
+        assert denied.status_code == 401
+
+
+def test_feedback_without_a_store_says_so(router_of):
+    with serving(router_of("ok")) as served:
+        identity = served.ask().headers["x-semroute-id"]
+        response = served.post({"id": identity, "score": 1}, "/v1/feedback")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "store_unavailable")
+
+
+def test_feedback_is_about_the_model_that_answered(router_of, tmp_path):
+    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}", "min_principals": 1}
+    router = router_of("status:500", "ok", escalations=store)
+    with serving(router) as served:
+        identity = served.ask().headers["x-semroute-id"]
+        assert served.post({"id": identity, "score": 0.5, "by": "x"}, "/v1/feedback").status_code == 200
+        assert {outcome.model for outcome in router.memory.outcomes()} == {"ok"}
+
+
+def test_asking_again_is_a_weak_sign_where_that_is_wanted(router_of, tmp_path):
+    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}"}
+    router = router_of("ok", escalations=store)
+    with serving(router, settings=ServeSettings(**HURRIED, regenerate=True)) as served:
+        served.ask()
+        served.ask(temperature=0.5)  # another request
+        served.ask()
+        until = time.monotonic() + 2
+        while not (found := list(router.memory.outcomes())) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert [outcome.score for outcome in found] == [0.25]
+
+
+def test_a_key_has_a_budget_and_a_cap(router_of, fake):
+    cards = {
+        "say:cheap": {"prompt_usd_per_1m": 1e4, "completion_usd_per_1m": 0},  # 12 tokens: 0.12 dollars
+        "say:dear": {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0},
+    }
+    clients = {"app": {"usd_per_day": 0.3}, "*": {"max_usd_per_1m": 2e4}}
+    options = {"keys": {"app": "key-of-app", "other": "key-of-other"}}
+    router = router_of("say:dear", "say:cheap", billing=cascading("say:cheap", to=["say:dear"]), cards=cards)
+    settings = ServeSettings.model_validate(HURRIED | {"clients": clients})
+    with serving(router, settings=settings, **options) as served:
+
+        def ask(key, model="semroute/auto", text="where is my refund"):
+            body = {"model": model, "messages": [{"role": "user", "content": text}]}
+            return served.post(body, authorization=f"Bearer {key}")
+
+        assert [ask("key-of-app").status_code for _ in range(4)] == [200, 200, 200, 429]
+        spent = ask("key-of-app")
+        assert (spent.json()["error"]["code"], spent.headers["x-should-retry"]) == (
+            "insufficient_quota",
+            "false",
+        )
+        assert 1 <= int(spent.headers["retry-after"]) <= 86_400
+        assert ask("key-of-other", text="what no route knows").headers["x-semroute-model"] == "say:cheap"
+        refused = ask("key-of-other", model="say:dear")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_too_expensive")
+
+
+# Operating it -------------------------------------------------------------------------------------------------
+
+
+def test_metrics_count_and_show_no_text(router_of):
+    with serving(
+        router_of("ok", cards={"ok": {"prompt_usd_per_1m": 1, "completion_usd_per_1m": 2}})
+    ) as served:
+        served.ask(text="where is my refund, dear XYZZY")
+        served.ask(stream=True)
+        served.get("/nowhere/XYZZY")
+        text = served.get("/metrics").text
+        assert "XYZZY" not in text
+        assert 'semroute_requests_total{endpoint="/v1/chat/completions",status="200"} 2.0' in text
+        assert 'semroute_decisions_total{model="ok",reason="match",route="billing"} 2.0' in text
+        assert 'semroute_tokens_total{kind="prompt",model="ok"}' in text
+        assert served.metric("semroute_cost_usd_total", model="ok") > 0
+        assert served.metric("semroute_upstream_time_to_first_token_seconds_count", model="ok") == 1
+
+
+def test_two_apps_share_nothing(router_of):
+    with serving(router_of("ok")) as one, serving(router_of("ok")) as two:
+        one.ask()
+        assert one.metric("semroute_upstream_attempts_total", model="ok") == 1
+        assert two.metric("semroute_upstream_attempts_total", model="ok") == 0
+
+
+def test_requests_are_logged_without_what_was_said(router_of, caplog):
+    caplog.set_level("INFO", logger="semroute.access")
+    with serving(router_of("status:500", "ok")) as served:
+        served.ask(text="where is my refund XYZZY")
+        until = time.monotonic() + 1
+        while not caplog.records and time.monotonic() < until:
+            time.sleep(0.01)
+    line = json.loads(caplog.records[0].getMessage())
+    assert (line["route"], line["status"], line["path"]) == ("billing", 200, "/v1/chat/completions")
+    assert [(one["model"], one["outcome"]) for one in line["attempts"]] == [
+        ("status:500", "failed"),
+        ("ok", "answered"),
+    ]
+    assert "XYZZY" not in caplog.text
+
+
+def test_unknown_paths_and_methods(router_of):
+    with serving(router_of("ok")) as served:
+        assert served.get("/v1/nothing").status_code == 404
+        assert served.get("/v1/nothing").json()["error"]["type"] == "invalid_request_error"
+        assert served.get("/v1/chat/completions").status_code == 405
+
+
+def write(folder, fake, *, billing):
+    folder.mkdir(exist_ok=True)
+    models = {
+        "ok": {"base_url": fake.url},
+        "many:30:0.05": {"base_url": fake.url},
+        "say:new": {"base_url": fake.url},
+    }
+    settings = {"encoder": "static", "default": {"model": "ok"}, "models": models, "serve": {"grace_s": 10}}
+    (folder / "semroute.yaml").write_text(json.dumps(settings))
+    route = {
+        "name": "billing",
+        "model": billing,
+        "utterances": ["where is my refund", "cancel my plan", "an invoice"],
+    }
+    (folder / "billing.yaml").write_text(json.dumps(route))
+
+
+class Command:
+    """`semroute serve` in a process of its own."""
+
+    def __init__(self, folder, **environ):
+        command = [
+            sys.executable,
+            "-m",
+            "semroute",
+            "serve",
+            "--index",
+            str(folder / "index"),
+            "--port",
+            "0",
+            "--json",
+        ]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=os.environ | environ,
+        )
+        self.log: list[str] = []
+        threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
+        line = self.process.stdout.readline()
+        self.url = json.loads(line)["url"] if line else ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait(5)
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+    def ask(self, model="semroute/auto"):
+        body = {"model": model, "messages": HELLO}
+        return httpx2.post(self.url + "/v1/chat/completions", json=body, timeout=10, trust_env=False)
+
+
+def test_the_command_serves_takes_a_new_index_and_keeps_the_old_when_the_new_is_bad(fake, tmp_path):
+    fake.requests.clear()
+    write(tmp_path / "routes", fake, billing="ok")
+    build_index(tmp_path / "routes", tmp_path / "index")
+    with Command(tmp_path) as command:
+        assert command.ask().headers["x-semroute-model"] == "ok"
+        write(tmp_path / "routes", fake, billing="say:new")
+        build_index(tmp_path / "routes", tmp_path / "index")
+        until = time.monotonic() + 5
+        while command.ask().headers["x-semroute-model"] != "say:new":
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        manifest = tmp_path / "index" / "manifest.json"
+        manifest.write_text("{")
+        time.sleep(1.5)
+        assert command.ask().headers["x-semroute-model"] == "say:new"
+        assert any("The new index is not taken" in line for line in command.log)
+        assert all(json.loads(line)["level"] for line in command.log)
+
+
+def test_a_stop_is_not_ready_at_once_and_lets_streams_end(fake, tmp_path):
+    fake.requests.clear()
+    write(tmp_path / "routes", fake, billing="ok")
+    build_index(tmp_path / "routes", tmp_path / "index")
+    texts = []
+
+    def stream():
+        body = {"model": "many:30:0.05", "messages": HELLO, "stream": True}
+        texts.append(
+            httpx2.post(command.url + "/v1/chat/completions", json=body, timeout=20, trust_env=False).text
+        )
+
+    with Command(tmp_path) as command:
+        threads = [threading.Thread(target=stream) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 10
+        while len(fake.requests) < 50 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert httpx2.get(command.url + "/readyz", trust_env=False).status_code == 200
+        command.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(httpx2.TransportError):
+            httpx2.get(command.url + "/readyz", trust_env=False).raise_for_status()
+        for thread in threads:
+            thread.join(20)
+        assert command.process.wait(10) == 0
+    assert len(texts) == 50
+    assert all(text.rstrip().endswith("[DONE]") and '"content": "29 "' in text for text in texts)
+
+
+def test_the_command_refuses_what_is_not_safe(fake, tmp_path):
+    from typer.testing import CliRunner
+
+    write(tmp_path / "routes", fake, billing="ok")
+    build_index(tmp_path / "routes", tmp_path / "index")
+    run, base = CliRunner().invoke, ["serve", "--index", str(tmp_path / "index")]
+    for host in ("0.0.0.0", "::", "192.168.0.7"):
+        refused = run(cli, [*base, "--host", host], env={"SEMROUTE_KEYS": ""})
+        assert refused.exit_code == 2
+        assert "SEMROUTE_KEYS" in refused.stderr
+    refused = run(cli, [*base, "--keys-file", str(tmp_path / "none")])
+    assert refused.exit_code == 2
+    with pytest.raises(ConfigError, match="ASCII"):
+        run(cli, base, env={"SEMROUTE_KEYS": "a=short"}, catch_exceptions=False)
+
+
+def test_readiness_follows_the_stop(router_of):
+    with serving(router_of("ok")) as served:
+        assert served.get("/readyz").json()["index"] == served.router.index.fingerprint
+        served.app.state.service.draining = True
+        assert served.get("/readyz").status_code == 503
+        assert served.get("/healthz").status_code == 200
