@@ -24,6 +24,7 @@ ALLOWED = {
     "deciding": {"decision", "router"},
     "health": set(),
     "metrics": {"decision", "health", "upstream"},
+    "live": {"config", "decision", "health", "upstream"},
     "network": set(),
     "server": {
         "access",
@@ -35,6 +36,7 @@ ALLOWED = {
         "deciding",
         "decision",
         "errors",
+        "live",
         "metrics",
         "router",
         "text",
