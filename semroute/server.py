@@ -9,6 +9,7 @@ response.
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
 import hashlib
 import json
@@ -22,6 +23,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -46,6 +48,7 @@ from semroute.errors import (
     StoreError,
     UnknownDecision,
 )
+from semroute.live import Live
 from semroute.metrics import CONTENT_TYPE, Metrics
 from semroute.text import estimated_tokens, routed_text
 from semroute.ulid import new_ulid
@@ -68,7 +71,7 @@ _PATHS: dict[str, Api] = {
     "/v1/responses": "responses",
     "/v1/messages": "messages",
 }
-_OPEN = {"/healthz", "/readyz"}
+_OPEN = {"/healthz", "/readyz", "/"}
 _PASSED_ON = (b"anthropic-version", b"anthropic-beta", b"openai-beta", b"traceparent", b"tracestate")
 _DISCARDED_BYTES = 256 << 20  # of a body that is too long: read, so that the client sees why
 _WAITING_BOOKS = 10_000
@@ -114,6 +117,8 @@ def create_app(
         Path_("/healthz", _Endpoint(service.healthz), methods=["GET"]),
         Path_("/readyz", _Endpoint(service.readyz), methods=["GET"]),
         Path_("/metrics", _Endpoint(service.show_metrics), methods=["GET"]),
+        Path_("/live", _Endpoint(service.show_live), methods=["GET"]),
+        Path_("/", _Endpoint(service.page), methods=["GET"]),
     ]
     allowed = None if hosts is None else frozenset(host.lower() for host in hosts)
 
@@ -165,6 +170,7 @@ class Service:
         self.draining = False
         self.in_flight = 0
         self.affinity = Affinity(time.monotonic)
+        self.live = Live()
         self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, tls=tls)
         self.metrics = Metrics(self.upstreams.health)
         self._decider = Decider(router, self.settings.routing_s)
@@ -410,6 +416,17 @@ class Service:
         self.metrics.in_flight(self.in_flight)
         return Reply(200, self.metrics.text(), content_type=CONTENT_TYPE.encode())
 
+    async def show_live(self, _: Asked) -> Reply:
+        """What the page shows."""
+        health = self.upstreams.health()
+        resting = {name: self.upstreams.is_resting(name) for name in health}
+        return Reply(200, self.live.to_dict(health, resting))
+
+    async def page(self, _: Asked) -> Reply:
+        """The page for people; it holds nothing until it is given a key, where there are any."""
+        html, headers = _page()
+        return Reply(200, html, headers, b"text/html; charset=utf-8")
+
     # A sign that an answer was bad
 
     def regenerated(self, digest: bytes, decision: str, owner: str | None) -> None:
@@ -422,6 +439,18 @@ class Service:
         if before is not None and now - before[1] < 60.0:
             who = f"regenerate:{owner or 'client'}"
             self.book(functools.partial(self.router.feedback, before[0], 0.25, by=who))
+
+
+@functools.cache
+def _page() -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
+    """The page, and headers that let it run its own script and nothing else."""
+    html = resources.files("semroute").joinpath("live.html").read_bytes()
+    script = html.partition(b"<script>")[2].partition(b"</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script).digest())
+    policy = b"default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src "
+    policy += b"'sha256-%s'" % digest
+    shut = b"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return html, ((b"content-security-policy", policy + shut), (b"referrer-policy", b"no-referrer"))
 
 
 def _unknown_model(message: str) -> BadRequest:
@@ -779,7 +808,13 @@ class _Completion:
                 told = [*_plan_headers(plan, None), (b"retry-after", wait), (b"x-should-retry", b"false")]
                 refusal = BadRequest(503, "No model answered.", code="no_model_available")
                 await response.refuse(scope, refusal, told)
-        _log_request(scope, plan, ledger, response, hangup, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        status = 499 if hangup.gone else response.status
+        settings = service.router.index.config.settings
+        service.live.add(
+            plan.decision, ledger.attempts, settings, identity=plan.identity, status=status, seconds=seconds
+        )
+        _log_request(scope, plan, ledger, response, hangup, seconds)
 
     # From the body to the call
 
@@ -927,7 +962,7 @@ class _Completion:
 
 
 _NO_LIMITS = ClientLimits()
-_KNOWN = {*_PATHS, *_OPEN, "/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/"}
+_KNOWN = {*_PATHS, *_OPEN, "/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/live", "/"}
 
 
 class _Response:

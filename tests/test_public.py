@@ -118,6 +118,7 @@ ALLOWED = {
     "logged": {"decision", "errors", "jsonl", "sources", "yaml"},
     "measures": set(),
     "metrics": {"decision", "health", "upstream"},
+    "live": {"config", "decision", "health", "upstream"},
     "network": set(),
     "perturb": set(),
     "report": {
@@ -160,6 +161,7 @@ ALLOWED = {
         "deciding",
         "decision",
         "errors",
+        "live",
         "metrics",
         "router",
         "text",

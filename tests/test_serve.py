@@ -10,11 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import anthropic
 import httpx2
 import openai
 import pytest
+from browser import Browser
 from fake_upstream import FakeUpstream
 from serving import HURRIED, make_router, serving
 
@@ -433,7 +436,7 @@ def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, re
         asked = fake.requests[0].json
         assert (asked["model"], asked["response_format"]["type"]) == (answer, "json_schema")
         if answer.startswith("say"):
-            assert served.metric("semroute_cost_usd_total", model=answer) == 12
+            assert served.metric("semroute_cost_usd_total") == 12  # nothing else has a price
 
 
 # Decisions and feedback ---------------------------------------------------------------------------------------
@@ -729,3 +732,75 @@ def test_readiness_follows_the_stop(router_of):
         served.app.state.service.draining = True
         assert served.get("/readyz").status_code == 503
         assert served.get("/healthz").status_code == 200
+
+
+# The page for people ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+def quiet(browser):
+    assert browser.happened("Runtime.exceptionThrown", "Runtime.consoleAPICalled") == []
+    assert browser.happened("Page.javascriptDialogOpening") == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_page_shows_what_is_going_on(router_of, fake, browser, width, scheme):
+    cards = {
+        "say:dear": {"prompt_usd_per_1m": 5, "completion_usd_per_1m": 25},
+        "ok": {"prompt_usd_per_1m": 0.25, "completion_usd_per_1m": 2},
+    }
+    models = {"models": ["status:500", "ok"]}
+    with serving(router_of("say:dear", "ok", "status:500", billing=models, cards=cards)) as served:
+        for text in ("where is my refund", "what no route knows", "where is my refund"):
+            served.ask(text=text)
+        served.ask("ok", stream=True)
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"), width=width, scheme=scheme)
+        until = time.monotonic() + 5
+        while browser.value("document.getElementById('recent').rows.length") < 4 and time.monotonic() < until:
+            time.sleep(0.05)
+        text = browser.value("document.body.innerText")
+        assert "billing" in text
+        assert "where is my refund" not in text
+        assert browser.value("document.getElementById('requests').textContent") == "4"
+        spent, always, saved = (
+            float(browser.value(f"document.getElementById('{name}').textContent").strip("$"))
+            for name in ("spent", "always", "saved")
+        )
+        assert 0 < spent < always
+        assert saved == pytest.approx(always - spent, abs=2e-5)
+        assert browser.value("document.documentElement.scrollWidth") <= width
+        browser.value("document.getElementById('prompt').value = 'send me an <b>invoice</b>'")
+        browser.value("document.querySelector('#try button').click()")
+        until = time.monotonic() + 5
+        while not browser.value("document.getElementById('decision').innerText") and time.monotonic() < until:
+            time.sleep(0.05)
+        assert "billing → status:500" in browser.value("document.getElementById('decision').innerText")
+        assert "send me an invoice" in browser.value("document.getElementById('decision').innerText")
+        quiet(browser)
+        if folder := os.environ.get("SEMROUTE_TESTS_PICTURES"):
+            import base64
+
+            picture = browser._ask("Page.captureScreenshot", format="png")["data"]
+            (Path(folder) / f"page-{width}.png").write_bytes(base64.b64decode(picture))
+
+
+def test_the_page_asks_for_a_key_where_there_is_one(router_of, browser):
+    with serving(router_of("ok"), keys={"me": "key-of-mine"}) as served:
+        assert served.get("/live").status_code == 401
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
+        until = time.monotonic() + 5
+        while "asks for a key" not in browser.value("document.body.innerText") and time.monotonic() < until:
+            time.sleep(0.05)
+        browser.value("document.getElementById('secret').value = 'key-of-mine'")
+        browser.value("document.querySelector('#key button').click()")
+        until = time.monotonic() + 5
+        while "up for" not in browser.value("document.body.innerText") and time.monotonic() < until:
+            time.sleep(0.05)
+        assert "up for" in browser.value("document.body.innerText")
+        quiet(browser)

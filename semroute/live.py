@@ -1,0 +1,103 @@
+"""What the page for people shows: the last requests and today's dollars. No text of any prompt."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from semroute.config import Settings
+from semroute.decision import Decision
+from semroute.upstream import Attempt
+
+if TYPE_CHECKING:
+    from semroute.health import Health
+
+_SHOWN = 50
+
+
+class Live:
+    """The last requests of this process, and what they cost today, by UTC, beside the default for all."""
+
+    def __init__(self) -> None:
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_SHOWN)
+        self._began = time.time()
+        self._day = 0
+        self._requests = 0
+        self._usd = 0.0
+        self._default_usd = 0.0
+
+    def add(
+        self,
+        decision: Decision | None,
+        attempts: Sequence[Attempt],
+        settings: Settings,
+        *,
+        identity: str,
+        status: int,
+        seconds: float,
+    ) -> None:
+        """Note a request that has been served."""
+        self._turn()
+        usd = sum(attempt.usd or 0.0 for attempt in attempts)
+        answer = next((one for one in reversed(attempts) if one.purpose == "answer"), None)
+        if answer is not None and answer.outcome == "answered":
+            self._requests += 1
+            self._usd += usd
+            self._default_usd += _default_usd(answer, settings)
+        self._recent.appendleft(
+            {
+                "id": identity,
+                "time": round(time.time(), 3),
+                "route": None if decision is None else decision.route,
+                "model": None if answer is None else answer.model,
+                "reason": None if decision is None else decision.reason,
+                "detail": "The client named the model." if decision is None else decision.detail,
+                "confidence": None if decision is None else round(decision.confidence, 4),
+                "attempts": [f"{one.model}: {one.error or one.outcome}" for one in attempts],
+                "status": status,
+                "ms": round(seconds * 1e3, 1),
+                "usd": usd,
+            }
+        )
+
+    def to_dict(self, health: Mapping[str, Health], resting: Mapping[str, bool]) -> dict[str, Any]:
+        """Everything, as plain JSON types."""
+        self._turn()
+        return {
+            "recent": list(self._recent),
+            "today": {"requests": self._requests, "usd": self._usd, "default_usd": self._default_usd},
+            "uptime_s": round(time.time() - self._began),
+            "models": [
+                {
+                    "model": name,
+                    "resting": resting[name],
+                    "attempts": one.measured.attempts,
+                    "error_ratio": round(one.measured.errors, 3),
+                    "rate_limited": one.measured.rate_limited,
+                    "ttft_ms": _rounded(one.measured.ttft_ms),
+                    "itl_ms": _rounded(one.measured.itl_ms),
+                    "tokens_per_s": _rounded(one.measured.tokens_per_s),
+                }
+                for name, one in health.items()
+            ],
+        }
+
+    def _turn(self) -> None:
+        today = int(time.time()) // 86_400
+        if today != self._day:
+            self._day, self._requests, self._usd, self._default_usd = today, 0, 0.0, 0.0
+
+
+def _default_usd(answer: Attempt, settings: Settings) -> float:
+    """What as many tokens would have cost from the default model; without its prices, what they did cost."""
+    card = settings.models[settings.default.model_names[0]]
+    if card.prompt_usd_per_1m is None or card.completion_usd_per_1m is None:
+        return answer.usd or 0.0
+    sent, received = answer.prompt_tokens, answer.completion_tokens
+    return (sent * card.prompt_usd_per_1m + received * card.completion_usd_per_1m) / 1e6
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
