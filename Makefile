@@ -49,6 +49,7 @@ bench: $(BIN)/pytest
 	$(BIN)/python bench/fitting.py
 	$(BIN)/python bench/report.py --data $(DATA)
 	$(BIN)/python bench/faiss_kinds.py --data $(DATA)
+	$(BIN)/python bench/serve.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -428,34 +428,33 @@ def test_an_encoder_that_hangs_holds_up_no_request_for_long(chain, fake, tmp_pat
 # Bodies and headers that are none -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"", b" ", b"{", b"null", b"[]", b'"text"', b"[" * 200_000, b'{"model": ' + b"[" * 200_000,
-        b'{"model": "ok", "messages": [' + b"1" * 5_000 + b"]}",
-        b'{"model": "ok", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
-        b'{"model": "ok", "messages": [{"role": "user", "content": "\\ud800"}]}',
-        b'{"model": "ok", "messages": [{"role": "user", "content": "\xff"}]}',
-        b'{"model": "ok", "messages": []}', b'{"model": "ok", "messages": ["x"]}', b'{"model": "ok"}',
-        b'{"messages": [{"role": "user", "content": "x"}]}', b'{"model": 7, "messages": [{}]}',
-        b'{"model": "ok", "model": "ok", "messages": [{}]}',
-        b'{"model": "ok", "messages": [{}], "stream": "yes"}',
-    ],
-)  # fmt: skip
+BAD_BODIES = [
+    b"", b" ", b"{", b"null", b"[]", b'"text"', b"[" * 200_000, b'{"model": ' + b"[" * 200_000,
+    b'{"model": "ok", "messages": [' + b"1" * 5_000 + b"]}",
+    b'{"model": "ok", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+    b'{"model": "ok", "messages": [{"role": "user", "content": "\\ud800"}]}',
+    b'{"model": "ok", "messages": [{"role": "user", "content": "\xff"}]}',
+    b'{"model": "ok", "messages": []}', b'{"model": "ok", "messages": ["x"]}', b'{"model": "ok"}',
+    b'{"messages": [{"role": "user", "content": "x"}]}', b'{"model": 7, "messages": [{}]}',
+    b'{"model": "ok", "model": "ok", "messages": [{}]}',
+    b'{"model": "ok", "messages": [{}], "stream": "yes"}',
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
-def test_a_bad_body_is_a_bad_request_in_the_callers_dialect(chain, fake, body, path):
+def test_a_bad_body_is_a_bad_request_in_the_callers_dialect(chain, fake, path):
     with chain("ok", cards={"ok": {"apis": ["chat", "responses", "messages"]}}) as served:
-        if path == "/v1/responses":
-            body = body.replace(b'"messages"', b'"input"')
-        response = served.post(body, path)
-        assert response.status_code == 400, response.text
-        error = response.json()["error"]
-        if path == "/v1/messages":
-            assert response.json()["type"] == "error"
+        for body in BAD_BODIES:
+            if path == "/v1/responses":
+                body = body.replace(b'"messages"', b'"input"')  # noqa: PLW2901
+            response = served.post(body, path)
+            assert response.status_code == 400, (body[:80], response.text)
+            error = response.json()["error"]
             assert error["type"] == "invalid_request_error"
-        else:
-            assert error["type"] == "invalid_request_error"
-            assert {"message", "type", "param", "code"} == error.keys()
+            if path == "/v1/messages":
+                assert response.json()["type"] == "error"
+            else:
+                assert {"message", "type", "param", "code"} == error.keys()
         assert fake.requests == []
 
 
