@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from fake_upstream import FakeUpstream
-from serving import HURRIED, make_router, serving
+from serving import HURRIED, all_have_stopped, make_router, serving
 
 from semroute import cascade
 from semroute.config import ServeSettings
@@ -30,6 +30,7 @@ HELLO = [{"role": "user", "content": "where is my refund"}]
 def fake():
     with FakeUpstream() as server:
         yield server
+        all_have_stopped()
 
 
 @pytest.fixture
@@ -583,6 +584,7 @@ def test_a_key_goes_to_its_own_origin_only_and_shows_up_nowhere(chain, fake, cap
                 served.post({"model": "ok", "messages": HELLO}, path, x_api_key="client-canary-333").text
             )
             shown.append(served.get("/metrics", authorization="Bearer client-canary-333").text)
+        all_have_stopped()
         sent = [dict(request.headers) for request in fake.requests]
         assert {headers.get("authorization") for headers in sent} == {"Bearer sk-canary-one-111", None}
         assert {request.headers.get("authorization") for request in second.requests} == {
