@@ -54,6 +54,7 @@ bench: $(BIN)/pytest
 	$(BIN)/python bench/log_speed.py
 	$(BIN)/python bench/tune.py --data $(DATA)
 	$(BIN)/python bench/faiss_kinds.py --data $(DATA)
+	$(BIN)/python bench/serve.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

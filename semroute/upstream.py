@@ -11,6 +11,7 @@ ends the stream with an error event. Bytes of requests and answers are passed on
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import math
@@ -195,6 +196,12 @@ class Upstream:
         return (prompt_tokens * sent + completion_tokens * received) / 1e6
 
 
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """The usual certificate authorities; reading them takes some 20 ms."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 def _usual_apis(card: ModelCard) -> tuple[Api, ...]:
     if card.provider == "anthropic":
         return ("chat", "messages")
@@ -248,7 +255,7 @@ class Upstreams:
         # The pool of httpx2's engine and not its client: no redirects, no cookies, no proxies of the
         # environment, and half the work.
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=tls or httpx2.create_ssl_context(trust_env=False),
+            ssl_context=tls or _authorities(),
             max_connections=2 * settings.max_concurrency,
             max_keepalive_connections=200,
             keepalive_expiry=30.0,

@@ -65,6 +65,7 @@ class FakeUpstream:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0.05)  # in which the transports close
             self._loop.stop()
 
         asyncio.run_coroutine_threadsafe(stop(), self._loop)

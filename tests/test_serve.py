@@ -19,7 +19,7 @@ import openai
 import pytest
 from browser import Browser
 from fake_upstream import FakeUpstream
-from serving import HURRIED, make_router, serving
+from serving import HURRIED, all_have_stopped, make_router, serving
 
 from semroute import catalog
 from semroute.build import build_index
@@ -36,6 +36,7 @@ LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": 
 def fake():
     with FakeUpstream() as server:
         yield server
+        all_have_stopped()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from fake_upstream import FakeUpstream
-from serving import HURRIED, make_router, serving
+from serving import HURRIED, all_have_stopped, make_router, serving
 
 from semroute import cascade
 from semroute.config import ServeSettings
@@ -30,6 +30,7 @@ HELLO = [{"role": "user", "content": "where is my refund"}]
 def fake():
     with FakeUpstream() as server:
         yield server
+        all_have_stopped()
 
 
 @pytest.fixture
@@ -431,34 +432,33 @@ def test_an_encoder_that_hangs_holds_up_no_request_for_long(chain, fake, tmp_pat
 # Bodies and headers that are none -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"", b" ", b"{", b"null", b"[]", b'"text"', b"[" * 200_000, b'{"model": ' + b"[" * 200_000,
-        b'{"model": "ok", "messages": [' + b"1" * 5_000 + b"]}",
-        b'{"model": "ok", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
-        b'{"model": "ok", "messages": [{"role": "user", "content": "\\ud800"}]}',
-        b'{"model": "ok", "messages": [{"role": "user", "content": "\xff"}]}',
-        b'{"model": "ok", "messages": []}', b'{"model": "ok", "messages": ["x"]}', b'{"model": "ok"}',
-        b'{"messages": [{"role": "user", "content": "x"}]}', b'{"model": 7, "messages": [{}]}',
-        b'{"model": "ok", "model": "ok", "messages": [{}]}',
-        b'{"model": "ok", "messages": [{}], "stream": "yes"}',
-    ],
-)  # fmt: skip
+BAD_BODIES = [
+    b"", b" ", b"{", b"null", b"[]", b'"text"', b"[" * 200_000, b'{"model": ' + b"[" * 200_000,
+    b'{"model": "ok", "messages": [' + b"1" * 5_000 + b"]}",
+    b'{"model": "ok", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+    b'{"model": "ok", "messages": [{"role": "user", "content": "\\ud800"}]}',
+    b'{"model": "ok", "messages": [{"role": "user", "content": "\xff"}]}',
+    b'{"model": "ok", "messages": []}', b'{"model": "ok", "messages": ["x"]}', b'{"model": "ok"}',
+    b'{"messages": [{"role": "user", "content": "x"}]}', b'{"model": 7, "messages": [{}]}',
+    b'{"model": "ok", "model": "ok", "messages": [{}]}',
+    b'{"model": "ok", "messages": [{}], "stream": "yes"}',
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
-def test_a_bad_body_is_a_bad_request_in_the_callers_dialect(chain, fake, body, path):
+def test_a_bad_body_is_a_bad_request_in_the_callers_dialect(chain, fake, path):
     with chain("ok", cards={"ok": {"apis": ["chat", "responses", "messages"]}}) as served:
-        if path == "/v1/responses":
-            body = body.replace(b'"messages"', b'"input"')
-        response = served.post(body, path)
-        assert response.status_code == 400, response.text
-        error = response.json()["error"]
-        if path == "/v1/messages":
-            assert response.json()["type"] == "error"
+        for body in BAD_BODIES:
+            if path == "/v1/responses":
+                body = body.replace(b'"messages"', b'"input"')  # noqa: PLW2901
+            response = served.post(body, path)
+            assert response.status_code == 400, (body[:80], response.text)
+            error = response.json()["error"]
             assert error["type"] == "invalid_request_error"
-        else:
-            assert error["type"] == "invalid_request_error"
-            assert {"message", "type", "param", "code"} == error.keys()
+            if path == "/v1/messages":
+                assert response.json()["type"] == "error"
+            else:
+                assert {"message", "type", "param", "code"} == error.keys()
         assert fake.requests == []
 
 
@@ -587,6 +587,7 @@ def test_a_key_goes_to_its_own_origin_only_and_shows_up_nowhere(chain, fake, cap
                 served.post({"model": "ok", "messages": HELLO}, path, x_api_key="client-canary-333").text
             )
             shown.append(served.get("/metrics", authorization="Bearer client-canary-333").text)
+        all_have_stopped()
         sent = [dict(request.headers) for request in fake.requests]
         assert {headers.get("authorization") for headers in sent} == {"Bearer sk-canary-one-111", None}
         assert {request.headers.get("authorization") for request in second.requests} == {
