@@ -58,12 +58,14 @@ class Health:
     After failures it rests; when the rest is over, one request probes it while others pass it by; what comes
     of the probe closes the circuit or makes the next rest twice as long.
 
-    cooldown, longest: seconds of the first rest and of the longest.
+    cooldown, longest: seconds of the first rest and of the longest. until: when the rest is over. told: until
+    when it has asked itself to be left alone.
     """
 
     cooldown: float
     longest: float
     until: float = 0.0
+    told: float = 0.0
     failures: int = 0
     measured: Measured = field(default_factory=Measured)
     _rests: int = 0
@@ -92,12 +94,15 @@ class Health:
         retry_after: seconds for which it asks to be left alone. at_once: one failure is enough.
         """
         self.failures += 1
-        if not self._probing and not at_once and retry_after is None and self.failures < _PATIENCE:
-            return
-        self._probing = False
-        wait = self.cooldown * 2.0 ** min(self._rests, 30) if retry_after is None else retry_after
-        self.until = max(self.until, now + min(wait, self.longest))
-        self._rests += 1
+        probed, self._probing = self._probing, False
+        if retry_after is not None:
+            self._rests += now >= self.until
+            self.told = max(self.told, now + min(retry_after, self.longest))
+            self.until = max(self.until, self.told)
+        elif (probed or at_once or self.failures >= _PATIENCE) and now >= self.until:
+            # What was under way when the rest began, and fails as well, makes it no longer.
+            self.until = now + min(self.cooldown * 2.0 ** min(self._rests, 30), self.longest)
+            self._rests += 1
 
 
 class RetryBudget:

@@ -310,9 +310,11 @@ class Upstreams:
         queue = self._speaking(call.candidates, call.api)
         if not queue:
             raise NoUpstream
-        failures, held, refused = 0, None, None
+        failures, held, refused, waking = 0, None, None, True
         while queue and self._clock() < until:
-            upstream = self._next(queue, required=not failures and held is None and refused is None)
+            if (upstream := self._next(queue)) is None and waking:
+                waking = False
+                upstream = self._woken(queue, required=not failures and held is None and refused is None)
             if upstream is None or (failures and not self._budget.take()):
                 break
             rungs = self._rungs(call, upstream)
@@ -341,12 +343,22 @@ class Upstreams:
         known = (self._upstreams.get(name) for name in names)
         return [upstream for upstream in known if upstream is not None and api in upstream.apis]
 
-    def _next(self, queue: list[Upstream], *, required: bool) -> Upstream | None:
-        """Take the first that is ready from `queue`; where one is required, else the one that is soonest."""
+    def _next(self, queue: list[Upstream]) -> Upstream | None:
+        """Take the first that is ready from `queue`."""
         now = self._clock()
         found = next((upstream for upstream in queue if upstream.health.is_ready(now)), None)
-        if found is None and required:
-            found = min(queue, key=lambda upstream: upstream.health.until)
+        if found is not None:
+            queue.remove(found)
+        return found
+
+    def _woken(self, queue: list[Upstream], *, required: bool) -> Upstream | None:
+        """Take the one that is ready soonest, since no other is left.
+
+        One that has asked to be left alone only where one is `required`: it would be the first to be asked.
+        """
+        now = self._clock()
+        sleeping = [one for one in queue if required or one.health.told <= now]
+        found = min(sleeping, key=lambda upstream: upstream.health.until, default=None)
         if found is not None:
             queue.remove(found)
         return found

@@ -246,6 +246,20 @@ def test_a_rest_never_becomes_shorter():
     assert health.until == 130.0
 
 
+def test_many_failures_at_once_are_one_rest():
+    health = Health(cooldown=5.0, longest=300.0)
+    for _ in range(40):
+        health.failed(100.0)
+    assert health.until == 105.0
+
+
+def test_a_model_that_rests_is_asked_before_nobody_answers(chain, fake):
+    hurried = ServeSettings(**HURRIED | {"cooldown_s": 60.0, "max_cooldown_s": 60.0})
+    with chain("then:3:status:500", "then:4:status:503", options={"settings": hurried}) as served:
+        assert [served.ask().status_code for _ in range(3)] == [503, 503, 503]
+        assert served.ask().headers["x-semroute-model"] == "then:3:status:500"  # both rest
+
+
 def test_after_its_rest_one_request_probes_a_model():
     health = Health(cooldown=5.0, longest=60.0)
     for _ in range(3):
