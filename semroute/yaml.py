@@ -507,6 +507,8 @@ _CLOSED = "text follows a closing quote; put all of it in quotes of the other ki
 _ESCAPE = "no escape that YAML knows; use single quotes, or write the character itself"
 _SIGNS = "put a text that holds quotes, brackets, ` #` or `: ` in quotes"
 _ADVICE = {
+    # libyaml looks far ahead of what is composed, and newer ones stop at a thousand levels there.
+    "maximum nesting depth": f"nested deeper than {MAX_DEPTH} levels",
     "unexpected ':'": f"a key without its `: `; write `key: value`, or {_SIGNS}",
     "mapping values are not allowed": "put it in quotes: a value with a second `: ` in it needs them",
     "expected ':'": f"a key without its `: `; write `key: value`, or {_INDENT}",
