@@ -184,7 +184,8 @@ class Tuning:
     promised: the same setting as it will do on new prompts: picked without each fold, measured on it.
     now: the settings as they are. shown: about a dozen points of the curve, the chosen one among them.
     measures: those of the field (see `measures`) that the curve has, by name; none of labelled prompts.
-    notes: sentences about what was left out or assumed.
+    notes: sentences about what was left out or assumed. gains: whether the promise is better than what is in
+        force; where it is not, nothing should be changed.
     """
 
     setting: str
@@ -197,6 +198,7 @@ class Tuning:
     shown: tuple[OperatingPoint, ...]
     curve: Curve
     notes: tuple[str, ...]
+    gains: bool = True
     measures: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -551,7 +553,8 @@ def _tuned(
         for place, each in zip(places, shown, strict=True)
     )
     chosen = points[places.index(found.place)]
-    if _does_no_worse(present, promise, goal):
+    gains = not _does_no_worse(present, promise, goal)
+    if not gains:
         notes.append("the settings as they are do no worse than what is promised: there is nothing to gain")
     if len(folds) < _FEW:
         notes.append(f"only {len(folds)} prompts: the intervals are wide, and more prompts would narrow them")
@@ -566,6 +569,7 @@ def _tuned(
         points,
         curve,
         tuple(notes),
+        gains,
     )
 
 

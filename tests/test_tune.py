@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -701,3 +702,13 @@ def test_decisions_as_route_prints_them_are_a_log(models, semroute):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["setting"] == COST_WEIGHT and found["now"]["known"]["value"] == 1.0
+
+
+def test_cases_that_say_nothing_of_a_route_tune_no_limit(write_project, tmp_path):
+    build_index(write_project(), tmp_path / "index")
+    (tmp_path / "cases.jsonl").write_text('{"prompt": "hello there", "model": "small"}\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "semroute", "tune", "--cases", "cases.jsonl"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "") and "says which route is right" in done.stderr

@@ -166,19 +166,26 @@ def tune(
         found = _by_outcomes(router, outcomes, key, goal, answer_tokens)
     else:
         found = _by_cases(router, cases, key, precision, index)
-    written = _written(found, routes, index) if write and found.reached else []
+    written = _written(found, routes, index) if write and found.reached and found.gains else []
     if as_json:
         print_json(found.to_dict() | {"written": [_told(one) for one in written]})
     else:
         print_markup("\n".join(_summary(found)))
-    for one in written:
-        place = f"[bold]{escape(str(one.place))}:[/]"
-        say(f"{place} {escape(one.key)}: {_short(one.after)}; `semroute build` next")
-    if write and found.reached and not written:
-        say(f"{escape(found.setting)} is {_short(found.value)} already: nothing was written")
+    if write and found.reached:
+        _say_written(found, written)
     if not found.reached:
         say(f"[red]no point reaches the floor:[/] {escape(_nearest(found))}")
         raise typer.Exit(CHECK_FAILED)
+
+
+def _say_written(found: Tuning, written: Sequence[Written]) -> None:
+    for one in written:
+        place = f"[bold]{escape(str(one.place))}:[/]"
+        say(f"{place} {escape(one.key)}: {_short(one.after)}; `semroute build` next")
+    if not found.gains:
+        say("nothing was written: there is nothing to gain")
+    elif not written:
+        say(f"{escape(found.setting)} is {_short(found.value)} already: nothing was written")
 
 
 def _key(setting: str | None, *, graded: bool, logged: bool) -> str | None:
@@ -209,7 +216,15 @@ def _by_cases(
     from semroute.evaluate import heldout_cases, read_cases
     from semroute.tune import MIN_CONFIDENCE, tune_limits
 
-    labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
+    config = router.index.config
+    listed = (
+        read_cases(cases, router.index.route_names, tuple(config.settings.models))
+        if cases
+        else heldout_cases(config)
+    )
+    labelled = [case for case in listed if not case.any_route]
+    if listed and not labelled:
+        refuse(f"{cases}: no case says which route is right; limits are tuned on `route` or `must_default`.")
     if not labelled:
         refuse(
             f"{index} holds no heldout prompts. Add `heldout:` to the routes and run `semroute build`, or "
