@@ -175,6 +175,17 @@ def test_what_comes_while_others_are_merged_is_not_lost():
         assert after.nearest(prompt, "small") == Estimator(outcomes, PRIORS).nearest(prompt, "small")
 
 
+def test_a_merge_that_comes_too_late_changes_nothing():
+    outcomes = many(2 * BLOCK + 50)
+    early = Estimator([], PRIORS).with_more(outcomes[: BLOCK + 20])
+    settled_then = early.settled()
+    now = early.with_more(outcomes[BLOCK + 20 :]).settled().with_merged(settled_then)
+    assert now.waiting == 50
+    for each in outcomes[:: BLOCK // 4]:
+        prompt = Prompt(each.vector, each.features, None)
+        assert now.nearest(prompt, "small") == Estimator(outcomes, PRIORS).nearest(prompt, "small")
+
+
 def test_the_nearest_of_many_are_found():
     outcomes = many(8 * BLOCK)
     estimator, vectors = Estimator(outcomes, PRIORS), np.array([each.vector for each in outcomes])

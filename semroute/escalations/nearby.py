@@ -129,7 +129,12 @@ class Nearby:
         return found
 
     def with_merged(self, settled: Nearby) -> Nearby:
-        """With what is merged in `settled`, which was made of an earlier generation of this one."""
+        """With what is merged in `settled`, which was made of an earlier generation of this one.
+
+        Where this one has merged more by itself meanwhile, it stays as it is.
+        """
+        if settled._merged <= self._merged:
+            return self
         other = self._copy()
         rest = self._beside.upto(self.waiting)[settled._merged - self._merged :]
         other._merged, other._segments, other._trained = settled._merged, settled._segments, settled._trained
