@@ -99,12 +99,14 @@ class _Seen(NamedTuple):
     """What outcomes are compared by: the text as it was routed and its vector.
 
     features, hashed: what is made of the text elsewhere, where another process has seen it and kept no text.
+    encoder: whose vector it is, where a reload may have changed it since; see `encoder_name`.
     """
 
     text: str
     vector: Vectors
     features: Vectors | None = None
     hashed: bytes | None = None
+    encoder: str | None = None
 
 
 class _About(NamedTuple):
@@ -759,8 +761,9 @@ class _Snapshot:
         found: list[_Voted] = []
         place = 0
         for text, group in zip(texts, readings, strict=True):
-            remembers = self.memory is not None and votes[place] is not None
-            seen = _Seen(text, vectors[place]) if remembers else None
+            seen = None
+            if self.memory is not None and votes[place] is not None:
+                seen = _Seen(text, vectors[place], encoder=self.memory.encoder)
             surest, part = _surest(votes[place : place + len(group)])
             found.append(_Voted(surest, part if len(group) > 1 else "", seen))
             place += len(group)
@@ -885,6 +888,10 @@ class _Snapshot:
         """An outcome on `seen`. Raises OutcomeRefused or StoreError."""
         memory = self.remembering()
         settings = self._settings.escalations
+        if seen.encoder not in {None, memory.encoder}:
+            raise OutcomeInvalid(
+                "decision", f"was made with {seen.encoder}, and the index is now one of {memory.encoder}"
+            )
         return Outcome(
             id=id,
             model=model,

@@ -48,6 +48,7 @@ from semroute.errors import (
     StoreError,
     UnknownDecision,
 )
+from semroute.escalations import OPERATOR
 from semroute.live import Live
 from semroute.metrics import CONTENT_TYPE, Metrics
 from semroute.text import estimated_tokens, routed_text
@@ -378,6 +379,8 @@ class Service:
             if value is not None and not isinstance(value, str):
                 raise BadRequest(400, f"`{name}` must be text.", param=name)
         who = by or asked.owner or "client"
+        if who == OPERATOR:
+            raise BadRequest(400, f"`by` must not be {OPERATOR}: that is who runs the router.", param="by")
         if to is not None:
             call = functools.partial(self.router.escalate, identity, to=to, by=who, why=why)
         elif isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1:

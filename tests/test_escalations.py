@@ -436,6 +436,19 @@ def test_forgetting_what_was_never_stored_changes_nothing(project):
     assert router.route(PROMPT).candidates == before and len(router.memory) == 3
 
 
+def test_a_decision_from_before_another_encoder_cannot_be_judged(write_project, tmp_path):
+    settings = {"escalations": {"store": "sqlite:semroute.db"}, "encoder": "static"}
+    build_index(write_project(settings=settings), tmp_path / "index")
+    router = Router.load(tmp_path / "index")
+    decision = router.route("where is my refund")
+    build_index(write_project(settings=settings | {"encoder": "minilm"}), tmp_path / "index")
+    router.reload()
+    with pytest.raises(OutcomeInvalid, match="was made with static"):
+        router.feedback(decision, 1.0)
+    assert router.feedback(router.route("where is my refund"), 1.0)
+    assert len(Router.load(tmp_path / "index").memory) == 1
+
+
 def test_a_quarantined_principal_does_not_count(project):
     router = project()
     router.memory.say(event(1, "quarantine", principal="bob"))

@@ -152,6 +152,7 @@ ALLOWED = {
     },
     "rules": {"config"},
     "server": {
+        "escalations",
         "access",
         "affinity",
         "arbiter",
