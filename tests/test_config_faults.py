@@ -185,7 +185,7 @@ class TestC5:
         [
             pytest.param(
                 "name: a\nmodel: m\nutterances: [x]\nmax_distanse: 0.5\n",
-                "4:1: unknown key `max_distanse`; did you mean `max_distance`? known here: model, models, name,"
+                "4:1: unknown key `max_distanse`; did you mean `max_distance`? known here: model, models, cascade, name,"
                 " description, utterances, heldout, max_distance, min_confidence",
                 id="unknown key",
             ),

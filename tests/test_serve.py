@@ -19,7 +19,7 @@ import openai
 import pytest
 from browser import Browser
 from fake_upstream import FakeUpstream
-from serving import HURRIED, all_have_stopped, make_router, serving
+from serving import PATIENT, all_have_stopped, make_router, serving
 
 from semroute import catalog
 from semroute.build import build_index
@@ -285,7 +285,7 @@ def test_a_stored_response_goes_on_at_its_own_upstream_only(router_of, fake):
 
 
 def test_a_session_keeps_its_model_where_that_is_wanted(router_of):
-    settings = ServeSettings(**HURRIED, sticky_s=60)
+    settings = ServeSettings(**PATIENT, sticky_s=60)
     with serving(router_of("ok", "say:b", billing={"model": "say:b"}), settings=settings) as served:
         said = {"metadata": {"session_id": "s-1"}}
         assert served.ask(**said).headers["x-semroute-model"] == "say:b"
@@ -363,7 +363,7 @@ def test_a_rejected_answer_is_better_than_none(router_of, fake):
 
 
 def test_a_held_stream_keeps_its_client_with_comments_and_repeats_nothing(router_of, fake):
-    settings = ServeSettings(**HURRIED | {"keep_alive_s": 0.05, "first_content_s": 5, "stall_s": 5})
+    settings = ServeSettings(**PATIENT | {"keep_alive_s": 0.05, "first_content_s": 5, "stall_s": 5})
     slow = "many:20:0.02"
     billing = cascading("say:As an AI I cannot.", slow, to=[slow, "say:never asked"])
     with serving(
@@ -425,7 +425,7 @@ def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, re
         vote={"min_confidence": 0.9999},
     )
     chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 0.3}
-    with serving(router, settings=ServeSettings.model_validate(HURRIED | {"arbiter": chooser})) as served:
+    with serving(router, settings=ServeSettings.model_validate(PATIENT | {"arbiter": chooser})) as served:
         text = "my invoice function has a bug"
         assert served.post({"prompt": text}, "/v1/route").json()["reason"] == "low_confidence"
         assert fake.requests == []
@@ -515,7 +515,7 @@ def test_feedback_is_about_the_model_that_answered(router_of, tmp_path):
 def test_asking_again_is_a_weak_sign_where_that_is_wanted(router_of, tmp_path):
     store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}"}
     router = router_of("ok", escalations=store)
-    with serving(router, settings=ServeSettings(**HURRIED, regenerate=True)) as served:
+    with serving(router, settings=ServeSettings(**PATIENT, regenerate=True)) as served:
         served.ask()
         served.ask(temperature=0.5)  # another request
         served.ask()
@@ -533,7 +533,7 @@ def test_a_key_has_a_budget_and_a_cap(router_of, fake):
     clients = {"app": {"usd_per_day": 0.3}, "*": {"max_usd_per_1m": 2e4}}
     options = {"keys": {"app": "key-of-app", "other": "key-of-other"}}
     router = router_of("say:dear", "say:cheap", billing=cascading("say:cheap", to=["say:dear"]), cards=cards)
-    settings = ServeSettings.model_validate(HURRIED | {"clients": clients})
+    settings = ServeSettings.model_validate(PATIENT | {"clients": clients})
     with serving(router, settings=settings, **options) as served:
 
         def ask(key, model="semroute/auto", text="where is my refund"):
