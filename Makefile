@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 help:
 	@echo "make demo    install into $(VENV) and route three prompts"
 	@echo "make test    install for development and run the tests"
-	@echo "make check   what CI checks: ruff, mypy, the committed index"
+	@echo "make check   what CI checks: ruff, mypy, the committed index and its floors"
 	@echo "make index   build index/ from routes/"
 	@echo "make bench   the benchmarks; DATA=folder of labelled data"
 
@@ -34,6 +34,7 @@ check: $(BIN)/pytest
 	$(BIN)/mypy
 	$(BIN)/semroute validate
 	$(BIN)/semroute build --check
+	$(BIN)/semroute eval
 
 index:
 	$(BIN)/semroute build
@@ -46,8 +47,12 @@ bench: $(BIN)/pytest
 	$(BIN)/python bench/encoders.py --data $(DATA)
 	$(BIN)/python bench/accuracy.py --data $(DATA)
 	$(BIN)/python bench/stability.py --data $(DATA)
+	$(BIN)/python bench/eval_speed.py --data $(DATA)
+	$(BIN)/python bench/rerouting.py
 	$(BIN)/python bench/fitting.py
 	$(BIN)/python bench/report.py --data $(DATA)
+	$(BIN)/python bench/log_speed.py
+	$(BIN)/python bench/tune.py --data $(DATA)
 	$(BIN)/python bench/faiss_kinds.py --data $(DATA)
 	$(BIN)/python bench/serve.py
 

@@ -5,14 +5,13 @@
 DATA holds routellm_mmlu/outcomes.jsonl and llmrouter9/outcomes.jsonl. Equal prompts are on one side of every split.
 
 Two models: 500, 1,500 and 7,000 graded prompts are given to the trend that `semroute escalations import` fits; all others
-are asked. PGR is the share of the gap between the models that is won at a share of calls to the strong one, APGR its
-mean over all shares, CPT(x) the least share that wins x of the gap.
+are asked. PGR is the share of the gap between the models that is won at a share of calls to the strong one; APGR, CPT, AIQ and
+CostSave are defined in semroute/measures.py.
 
 Nine models, five-fold cross-validation: a prompt costs its characters / 4 in tokens and 200 tokens of answer, at the
 model's price. The choice is the best estimated quality less a weight times the cost, the weight swept. `quality at the
-cost of the best single` is the highest reached for no more than the best single model costs, `CostSave` the largest
-saving at no less than its quality, AIQ the area under the non-decreasing hull of (cost, quality) over the range of costs
-of single models, divided by that range.
+cost of the best single` is the highest reached for no more than the best single model costs; AIQ is taken over the range
+of costs of single models.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from common import heading
 
+from semroute import measures
 from semroute.encoders import open_encoder
 from semroute.escalations.trend import Graded, Trend, features
 
@@ -90,7 +90,9 @@ def two_models(data: Path, encoder: str, seeds: int) -> None:
                 "oracle": gains[asked].astype(float),
             }
             for name, score in scores.items():
-                found.setdefault(name, []).append(gap_won(score, gains[asked]))
+                found.setdefault(name, []).append(
+                    gap_won(score, graded.scores[asked, weak], graded.scores[asked, strong])
+                )
         for name, values in found.items():
             a, b, c = np.mean(values, axis=0)
             spread = (
@@ -102,12 +104,10 @@ def two_models(data: Path, encoder: str, seeds: int) -> None:
     print(f"{PUBLISHED:52}{0.603:>8.3f}{0.354:>8.3f}{0.716:>8.3f}")
 
 
-def gap_won(score: np.ndarray, gains: np.ndarray) -> tuple[float, float, float]:
+def gap_won(score: np.ndarray, weak: np.ndarray, strong: np.ndarray) -> tuple[float, float, float]:
     """APGR, CPT50 and CPT80 of sending prompts to the strong model by descending score."""
-    order = np.argsort(-score, kind="stable")
-    won = np.concatenate([[0.0], np.cumsum(gains[order])]) / gains.sum()
-    shares = np.linspace(0.0, 1.0, len(won))
-    return float(np.trapezoid(won, shares)), *(float(shares[np.argmax(won >= x)]) for x in (0.5, 0.8))
+    curve = measures.call_curve(score, weak, strong)
+    return measures.apgr(curve), measures.cpt(curve, 0.5), measures.cpt(curve, 0.8)
 
 
 def nine_models(data: Path, encoder: str) -> None:
@@ -123,7 +123,7 @@ def nine_models(data: Path, encoder: str) -> None:
         near = np.argpartition(-(graded.vectors[asked] @ graded.vectors[known].T), 40, axis=1)[:, :40]
         nearest[asked] = graded.scores[known][near].mean(axis=1)
     single_quality, single_cost = graded.scores.mean(axis=0), costs.mean(axis=0)
-    best = int(single_quality.argmax())
+    best, span = int(single_quality.argmax()), (single_cost.min(), single_cost.max())
     print(
         f"\nnine models: the best single one, {models[best]}, has quality {single_quality[best]:.4f} at {single_cost[best] * 1e3:.4f} USD / 1,000"
     )
@@ -131,12 +131,12 @@ def nine_models(data: Path, encoder: str) -> None:
     for name, quality in (("semroute", trend), ("nearest 40, alike", nearest), ("oracle", graded.scores)):
         curve = swept(quality, graded.scores, costs)
         within = curve[curve[:, 0] <= single_cost[best] * (1 + 1e-9)]
-        better = curve[curve[:, 1] >= single_quality[best] - 1e-9]
         gain = within[:, 1].max() - single_quality[best]
-        saving = 1.0 - better[:, 0].min() / single_cost[best] if len(better) else 0.0
-        print(f"{name:34}{gain:>+14.4f}{saving:>10.1%}{aiq(curve, single_cost):>8.4f}", flush=True)
-    points = np.column_stack([single_cost, single_quality])
-    print(f"{'single models':34}{0.0:>+14.4f}{0.0:>10.1%}{aiq(points, single_cost):>8.4f}")
+        saving = measures.cost_save(*curve.T, single_cost, single_quality)
+        print(f"{name:34}{gain:>+14.4f}{saving:>10.1%}{measures.aiq(*curve.T, *span):>8.4f}", flush=True)
+    print(
+        f"{'single models':34}{0.0:>+14.4f}{0.0:>10.1%}{measures.aiq(single_cost, single_quality, *span):>8.4f}"
+    )
 
 
 def price(model: str) -> float:
@@ -152,23 +152,6 @@ def swept(quality: np.ndarray, scores: np.ndarray, costs: np.ndarray) -> np.ndar
         chosen = (quality - weight * costs).argmax(axis=1)
         found.append((costs[rows, chosen].mean(), scores[rows, chosen].mean()))
     return np.array(found)
-
-
-def aiq(points: np.ndarray, single_cost: np.ndarray) -> float:
-    """Area under the non-decreasing hull of (cost, quality) over the costs of single models, by their range."""
-    low, high = single_cost.min(), single_cost.max()
-    hull: list[tuple[float, float]] = []
-    for cost, quality in sorted(map(tuple, points)):
-        while len(hull) > 1 and cross(hull[-2], hull[-1], (cost, quality)) >= 0:
-            hull.pop()
-        hull.append((cost, quality))
-    xs, ys = np.array([p[0] for p in hull]), np.maximum.accumulate([p[1] for p in hull])
-    grid = np.linspace(low, high, 1_001)
-    return float(np.interp(grid, xs, ys, left=ys[0]).mean())
-
-
-def cross(a, b, c) -> float:
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
 if __name__ == "__main__":

@@ -16,24 +16,14 @@ import argparse
 import random
 import re
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from common import heading, rows, write_project
 
-from semroute import Router, load
+from semroute import Router, load, perturb
 from semroute.build import build_index
+from semroute.perturb import Perturbation
 
-OPENINGS = [
-    "please ",
-    "hi, ",
-    "hello, ",
-    "hey there, ",
-    "excuse me, ",
-    "could you please tell me ",
-    "good morning, ",
-]
-CLOSINGS = [" please", ", please", " thanks", ", thank you", " thank you very much", " thanks in advance"]
 FOREIGN_OPENINGS = [
     "good afternoon to you all, ", "hello dear assistant, ", "i was just wondering, ", "yo, ", "umm so ",
     "if it is not too much trouble, ", "would you be so kind and tell me, ", "may i ask something? ",
@@ -45,49 +35,22 @@ FOREIGN_CLOSINGS = [
     " - bless you",
     ", that would be great",
 ]
-KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-
 PLACES = {"start": "at the start", "end": "at the end", "middle": "in the middle"}
-Perturbation = Callable[[str, random.Random], str]
-
-
-def typo(text: str, chance: random.Random) -> str:
-    """One slip: a letter dropped, doubled, swapped with the next, or the key beside it."""
-    places = [place for place, letter in enumerate(text) if letter.isascii() and letter.isalpha()]
-    if not places:
-        return text
-    place = chance.choice(places)
-    letter, after = text[place], text[place + 1 :]
-    slips = ["", letter * 2, beside(letter, chance)]
-    if after[:1].isalpha():
-        slips.append(after[0] + letter)
-    slip = chance.choice(slips)
-    return text[:place] + slip + (after[1:] if len(slips) == 4 and slip == slips[3] else after)
-
-
-def beside(letter: str, chance: random.Random) -> str:
-    row = next(row for row in KEYBOARD if letter.lower() in row)
-    place = row.index(letter.lower())
-    return chance.choice([row[near] for near in (place - 1, place + 1) if 0 <= near < len(row)])
-
-
-def bare(text: str) -> str:
-    return text.rstrip("?!. ")
 
 
 PERTURBATIONS: dict[str, Perturbation] = {
-    "one typo": typo,
-    "two typos": lambda text, chance: typo(typo(text, chance), chance),
-    "UPPER CASE": lambda text, _: text.upper(),
+    "one typo": perturb.typo,
+    "two typos": perturb.two_typos,
+    "UPPER CASE": perturb.upper,
     "Title Case": lambda text, _: text.title(),
     "no punctuation": lambda text, _: re.sub(r"[^\w\s]", "", text),
-    "trailing ?": lambda text, _: bare(text) + "?",
-    "trailing !!": lambda text, _: bare(text) + "!!",
+    "trailing ?": perturb.question_mark,
+    "trailing !!": lambda text, _: perturb.bare(text) + "!!",
     "please before": lambda text, _: "please " + text,
-    "please after": lambda text, _: bare(text) + " please",
-    "polite opening": lambda text, chance: chance.choice(OPENINGS) + text,
+    "please after": lambda text, _: perturb.bare(text) + " please",
+    "polite opening": perturb.polite_opening,
     "foreign opening": lambda text, chance: chance.choice(FOREIGN_OPENINGS) + text,
-    "polite closing": lambda text, chance: text + chance.choice(CLOSINGS),
+    "polite closing": perturb.polite_closing,
     "foreign closing": lambda text, chance: text + chance.choice(FOREIGN_CLOSINGS),
 }
 
@@ -120,9 +83,9 @@ def print_short(name: str, router: Router, cases: list[dict]) -> None:
     clean = top_routes(router, [case["prompt"] for case in cases])
     print(f"{name + ' train_10':24}{'right':>9}{'moved':>9}")
     print(f"{'clean':24}{share(clean, wanted):>9.1%}")
-    for kind, perturb in PERTURBATIONS.items():
+    for kind, worded in PERTURBATIONS.items():
         chance = random.Random(f"{name} {kind}")
-        found = top_routes(router, [perturb(case["prompt"], chance) for case in cases])
+        found = top_routes(router, [worded(case["prompt"], chance) for case in cases])
         print(f"{kind:24}{share(found, wanted):>9.1%}{1 - share(found, clean):>9.1%}")
     print()
 

@@ -10,6 +10,7 @@ Importing is cheap: numpy, FAISS and the encoders are loaded with the first inde
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from semroute.errors import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from semroute.decision import Candidate, Decision, Neighbor, PastOutcome
     from semroute.encoders.base import Encoder
     from semroute.router import Router
+    from semroute.telemetry import Listener
 
 __all__ = [
     "ArtifactCorrupt",
@@ -50,6 +52,7 @@ __all__ = [
     "EncoderError",
     "EncoderUnavailable",
     "EncodingFailed",
+    "Listener",
     "Neighbor",
     "OutcomeInvalid",
     "PastOutcome",
@@ -73,6 +76,7 @@ _LAZY = {
     "Candidate": "semroute.decision",
     "Decision": "semroute.decision",
     "Encoder": "semroute.encoders.base",
+    "Listener": "semroute.telemetry",
     "Neighbor": "semroute.decision",
     "PastOutcome": "semroute.decision",
     "Router": "semroute.router",
@@ -82,11 +86,17 @@ _LAZY = {
 }
 
 
-def load(folder: str | os.PathLike[str], *, encoder: Encoder | None = None) -> Router:
-    """Load an index folder and make a `Router`. Raises ArtifactError or EncoderError."""
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    encoder: Encoder | None = None,
+    listeners: Iterable[Listener] = (),
+    log: bool = True,
+) -> Router:
+    """Load an index folder and make a `Router`; see `Router.load`. Raises ArtifactError or EncoderError."""
     from semroute.router import Router
 
-    return Router.load(folder, encoder=encoder)
+    return Router.load(folder, encoder=encoder, listeners=listeners, log=log)
 
 
 def __getattr__(name: str) -> Any:

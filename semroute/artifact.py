@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -99,6 +100,19 @@ class Manifest(_Part):
     built_with: dict[str, str]
 
 
+def build_command(folder: Path, routes: Path | None = None) -> str:
+    """The command that makes the index in `folder`; what it would take by itself is left out.
+
+    routes: the folder of YAML; None means the one beside `folder` where there is one.
+    """
+    if routes is None:
+        beside = folder.parent / "routes"
+        routes = beside if beside.is_dir() else Path("routes")
+    given = [("--routes", routes), ("--index", folder)]
+    named = [f"{option} {shlex.quote(str(path))}" for option, path in given if path != Path(option[2:])]
+    return " ".join(["semroute build", *named])
+
+
 def digest(data: bytes) -> str:
     """SHA-256 of `data` in hex."""
     return hashlib.sha256(data).hexdigest()
@@ -180,7 +194,9 @@ def _read_manifest_bytes(folder: Path) -> bytes:
         with _open_inside(folder, MANIFEST) as file:
             data = file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError as error:
-        raise ArtifactMissing(f"{path}: there is no index here. Run `semroute build` to make one.") from error
+        raise ArtifactMissing(
+            f"{path}: there is no index here. Run `{build_command(folder)}` to make one."
+        ) from error
     except OSError as error:
         raise ArtifactCorrupt(f"{path}: cannot be read: {error.strerror or error}.") from error
     if len(data) > MAX_MANIFEST_BYTES:
@@ -226,7 +242,7 @@ def _read_file(folder: Path, record: FileRecord) -> bytes:
 
 
 def _corrupt(path: Path, reason: str) -> ArtifactCorrupt:
-    return ArtifactCorrupt(f"{path}: {reason}. Run `semroute build` to make the index again.")
+    return ArtifactCorrupt(f"{path}: {reason}. Run `{build_command(path.parent)}` to make the index again.")
 
 
 def _open_inside(folder: Path, name: str) -> BinaryIO:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from semroute import freshness
 from semroute.config import Config, load_config
 from semroute.encoders import identify, open_encoder, open_words
-from semroute.errors import ArtifactCorrupt, ArtifactError, ArtifactMismatch, ArtifactMissing
+from semroute.errors import (
+    ArtifactCorrupt,
+    ArtifactError,
+    ArtifactMismatch,
+    ArtifactMissing,
+    ConfigError,
+    EncoderError,
+)
 
 if TYPE_CHECKING:
     from semroute.encoders.base import Encoder
@@ -55,9 +62,11 @@ def build_index(
     routes, folder = Path(routes), Path(folder)
     config = load_config(routes)
     previous, discarded = _previous(folder)
-    if previous is not None and encoder is None and not _changes(config, folder):
-        fresh = replace(previous, config=config)  # equal, but knows file and line of each text
-        return Built(fresh, embedded=0, reused=len(fresh.entries), unchanged=True)
+    if previous is not None and encoder is None and _is_built_from(config, folder, previous):
+        fresh = replace(previous, config=config)  # equal but for floors, and knows file and line of each text
+        unchanged = not _changes(config, folder)
+        stored = fresh if unchanged else route_index.save(fresh, folder)
+        return Built(stored, embedded=0, reused=len(fresh.entries), unchanged=unchanged)
     opened = encoder or open_encoder(config.settings.encoder, root=_root(folder))
     report = route_index.build(
         config,
@@ -83,9 +92,52 @@ def check_index(routes: Path, folder: Path) -> list[str]:
         return [str(error)]
 
 
+def staleness(index: RouteIndex, folder: Path) -> str | None:
+    """In a few words why `index`, loaded from `folder`, is stale against `routes/` beside it.
+
+    None where it is up to date, where there is no such folder, and where nothing can be said. Reads the YAML
+    alone. Raises nothing that semroute raises.
+    """
+    routes = folder.parent / "routes"
+    if not routes.is_dir():
+        return None
+    try:
+        config = load_config(routes)
+        known = identify(config.settings.encoder, root=_root(folder))
+        changes = freshness.differences(
+            config, known, index.manifest, lambda: index.config, lambda: index.config.settings.floors
+        )
+    except ConfigError as error:
+        return f"stale against {routes}, of which {error.problems[0]}"
+    except EncoderError:
+        return None
+    if not changes:
+        return None
+    more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+    return f"stale against {routes} ({changes[0]}{more})"
+
+
+def config_beside(folder: Path) -> Config | None:
+    """The config in `routes/` beside the index in `folder`, where there is one that can be read."""
+    return config_in(folder.parent / "routes")
+
+
+def config_in(routes: Path) -> Config | None:
+    """The config in the folder `routes`, where there is one that can be read."""
+    try:
+        return load_config(routes) if routes.is_dir() else None
+    except ConfigError:
+        return None
+
+
 def _changes(config: Config, folder: Path) -> list[str]:
     known = identify(config.settings.encoder, root=_root(folder))
     return freshness.check(config, known, folder)
+
+
+def _is_built_from(config: Config, folder: Path, index: RouteIndex) -> bool:
+    known = identify(config.settings.encoder, root=_root(folder))
+    return freshness.is_built_from(config, known, index.manifest)
 
 
 def _previous(folder: Path) -> tuple[RouteIndex | None, str | None]:

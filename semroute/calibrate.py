@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from semroute.vote import NEAREST, SHARE_FLOOR, TEMPERATURE, Evidence, Fitted, Head
+from semroute.vote import NEAREST, SHARE_FLOOR, TEMPERATURE, Evidence, Fitted, Head, LeftOut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,7 +65,10 @@ _ROUTES_FOR_HALF = 2
 """With so many routes, half of the prompts are assumed to belong to none."""
 
 _REAL_NEGATIVES = 30
-"""As many default heldout prompts weigh as much as all routes that were left out."""
+"""As many default heldout prompts weigh as much as all routes that were left out, or as many as there are
+routes if these are more. The utterances of one route say one thing: together they are about one independent
+witness of what belongs nowhere, as in a sample of clusters (Kish 1965), as is each given prompt. Where the
+routes are few, they count as 30 all the same: a handful of given prompts must not decide alone."""
 
 _FLAT = 1e-6  # a spread that says nothing
 _IMPOSSIBLE = -1e4  # a logit that no scale brings back
@@ -156,6 +159,7 @@ class _Observed(NamedTuple):
     elsewhere: (m,) similarity of the nearest utterance of a route other than the right one.
     centrality: (m,) similarity to the centroid of the likeliest route.
     routes: (m,) the right route, -1 for none.
+    rows: (m,) which utterance it is, -1 for a negative.
     """
 
     logits: Floats
@@ -165,6 +169,7 @@ class _Observed(NamedTuple):
     elsewhere: Floats
     centrality: Floats
     routes: Ints
+    rows: Ints
 
 
 def fit(
@@ -201,10 +206,11 @@ def fit(
         head = None
     centroids = _centroids(known, count)
     observed = _concatenated([left_out, real])
-    weights = _weights(observed.routes, len(real.routes), len(negatives), _none_share(count))
+    weights = _weights(observed.routes, len(real.routes), len(negatives), count)
     uses_logit = head is not None and count >= _FEW_ROUTES
     evidence = _evidence(observed, weights, blend.head, uses_logit=uses_logit)
     best, confidence = _judged(observed, evidence, blend)
+    judged = np.flatnonzero(observed.routes >= 0)
     common, own = _thresholds(best, confidence, observed.routes, weights, count)
     return Fitted(
         head=None if head is None else head.scaled(blend.head),
@@ -214,6 +220,9 @@ def fit(
         max_distance=_max_distance(_taken(left_out, inside)),
         min_confidence=common,
         route_min_confidence=own,
+        left_out=LeftOut(
+            observed.rows[judged], best[judged], confidence[judged], observed.nearest[judged].round(6)
+        ),
         method=_method(kind, strength, blend, has_head=head is not None),
         on=_on(left_out, len(negatives)),
     )
@@ -229,6 +238,7 @@ def _unfitted(dim: int, count: int) -> Fitted:
         max_distance=_DISTANCE_WITHOUT_EVIDENCE,
         min_confidence=_USUAL_CONFIDENCE,
         route_min_confidence=(_USUAL_CONFIDENCE,) * count,
+        left_out=LeftOut.none(),
         method="nothing",
         on="no utterance",
     )
@@ -393,12 +403,13 @@ def _observe_folds(
             voters = _search(prompts, utterances, left, None, neighbors)
             # As dense as the index will be: only the prompt itself, and foreign routes, are missing.
             near = _search(prompts, utterances, foreign, rows, neighbors)
-            seen = _observed(prompts, voters, near, head, centroids, fold.kept)
+            seen = _observed(prompts, rows, voters, near, head, centroids, fold.kept)
             observed.append(seen._replace(routes=np.where(fold.kept[seen.routes], seen.routes, -1)))
         if len(inside):
             voters = _search(negatives, utterances, left, None, neighbors)
             near = _search(negatives, utterances, foreign, None, neighbors)
-            real.append(_observed(negatives, voters, near, head, centroids, fold.kept))
+            none = np.full(len(negatives), -1)
+            real.append(_observed(negatives, none, voters, near, head, centroids, fold.kept))
     return _concatenated(observed), _concatenated(real), strengths[len(strengths) // 2]
 
 
@@ -441,6 +452,7 @@ def _search(
 
 def _observed(
     prompts: Examples,
+    rows: Ints,
     voters: _Found,
     near: _Found,
     head: Head | None,
@@ -463,6 +475,7 @@ def _observed(
         elsewhere=other.max(axis=1, initial=-1.0),
         centrality=np.einsum("ij,ij->i", prompts.vectors, centroids[likeliest]).astype(np.float64),
         routes=prompts.routes,
+        rows=rows,
     )
 
 
@@ -501,8 +514,8 @@ def _log_softmax(scores: Floats) -> Floats:
 
 
 def _nothing_observed(count: int) -> _Observed:
-    many, one = np.empty((0, count)), np.empty(0)
-    return _Observed(many, many, one, one, one, one, np.empty(0, np.int64))
+    many, one, numbers = np.empty((0, count)), np.empty(0), np.empty(0, np.int64)
+    return _Observed(many, many, one, one, one, one, numbers, numbers)
 
 
 def _concatenated(parts: Sequence[_Observed]) -> _Observed:
@@ -588,17 +601,17 @@ def _none_share(count: int) -> float:
     return max(NONE_SHARE, _ROUTES_FOR_HALF / (_ROUTES_FOR_HALF + count))
 
 
-def _weights(routes: Ints, real: int, negatives: int, none_share: float) -> Floats:
-    """(m,) how much each prompt counts, 1 on average: `none_share` of all for those that belong to none.
+def _weights(routes: Ints, real: int, negatives: int, count: int) -> Floats:
+    """(m,) how much each prompt counts, 1 on average: `_none_share` of all for those that belong to none.
 
     The last `real` are the user's own `negatives`, once for each fold; the more of these, the less the routes
-    that were left out count.
+    that were left out count. count: how many routes there are.
     """
-    inside = routes >= 0
+    inside, none_share = routes >= 0, _none_share(count)
     weights = np.where(inside, _even(1.0 - none_share, inside.sum()), 0.0)
     own = np.arange(len(routes)) >= len(routes) - real
     left_out = ~inside & ~own
-    share = negatives / (negatives + _REAL_NEGATIVES) if left_out.any() else 1.0
+    share = negatives / (negatives + max(_REAL_NEGATIVES, count)) if left_out.any() else 1.0
     weights[left_out] = _even(none_share * (1.0 - share), left_out.sum())
     weights[own] = _even(none_share * share, real)
     return weights * (len(routes) / weights.sum()) if len(routes) else weights

@@ -94,12 +94,12 @@ def rank(
     if isinstance(weights, str):
         return tuple(names)
     cards = [catalog[name] for name in names]
-    declared = [_UNKNOWN_QUALITY if card.quality is None else card.quality for card in cards]
+    declared = [declared_quality(card) for card in cards]
     known = evidence or {}
     qualities = [known.get(name, quality) for name, quality in zip(names, declared, strict=True)]
-    usd = _filled([blended_usd(card) for card in cards])
-    ttft = _filled([card.ttft_ms for card in cards])
-    itl = _filled([card.itl_ms for card in cards])
+    usd = filled([blended_usd(card) for card in cards])
+    ttft = filled([card.ttft_ms for card in cards])
+    itl = filled([card.itl_ms for card in cards])
     scores = [
         weights.quality * q - weights.cost * u - weights.ttft * t - weights.itl * i
         for q, u, t, i in zip(qualities, usd, ttft, itl, strict=True)
@@ -133,13 +133,19 @@ def safest_first(names: Sequence[str], evidence: Mapping[str, float], max_risk: 
     return tuple(name for name in names if name not in risky) + tuple(risky)
 
 
-def blended_usd(card: ModelCard) -> float | None:
-    """US dollars per million tokens, three quarters of them prompt where both prices are known."""
+def declared_quality(card: ModelCard) -> float:
+    """What the card says of its quality, or 0.5."""
+    return _UNKNOWN_QUALITY if card.quality is None else card.quality
+
+
+def blended_usd(card: ModelCard | Candidate) -> float | None:
+    """US dollars for a million tokens, three quarters prompt and one completion; None where unknown."""
     if card.prompt_usd_per_1m is None or card.completion_usd_per_1m is None:
         return card.prompt_usd_per_1m
     return 0.75 * card.prompt_usd_per_1m + 0.25 * card.completion_usd_per_1m
 
 
-def _filled(values: list[float | None]) -> list[float]:
+def filled(values: list[float | None]) -> list[float]:
+    """`values` with the worst of the known ones, or 0, in place of the unknown."""
     worst = max((value for value in values if value is not None), default=0.0)
     return [worst if value is None else value for value in values]

@@ -6,6 +6,7 @@ comes from a folder of YAML or from the canonical JSON inside an index, and both
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ from semroute.shapes import (
     ClientLimits,
     DefaultSettings,
     EscalationSettings,
+    Floors,
+    LogSettings,
     ModelCard,
     Route,
     RouteList,
@@ -59,6 +62,8 @@ __all__ = [
     "Config",
     "DefaultSettings",
     "EscalationSettings",
+    "Floors",
+    "LogSettings",
     "ModelCard",
     "Place",
     "Route",
@@ -70,6 +75,7 @@ __all__ = [
     "Weights",
     "json_schemas",
     "load_config",
+    "schema_text",
 ]
 
 
@@ -94,9 +100,19 @@ class Config:
         return {route.name: route for route in self.routes}
 
     def canonical(self) -> dict[str, Any]:
-        """Everything that defines the behaviour, as plain JSON types with the defaults filled in."""
+        """Everything that is said, as plain JSON types with the defaults filled in."""
+        canonical = self.behaviour()
+        if self.settings.floors is not None:
+            canonical["settings"]["floors"] = self.settings.floors.model_dump(mode="json")
+        return canonical
+
+    def behaviour(self) -> dict[str, Any]:
+        """What an index depends on, as plain JSON types with the defaults filled in: all but the floors."""
+        settings = self.settings.model_dump(mode="json", exclude={"floors"})
+        if settings["log"] is None:
+            del settings["log"]  # an index that was built before there was this key keeps its fingerprint
         return {
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": settings,
             "routes": [route.model_dump(mode="json") for route in self.routes],
         }
 
@@ -157,7 +173,7 @@ def _config(sources: Sources, problems: list[Problem]) -> Config:
     if problems or settings is None:
         raise ConfigError(tuple(sorted(problems)))
     valid = tuple(route for route in routes if route is not None)
-    warnings = [*texts.warnings(), *_settings_warnings(settings, sources)]
+    warnings = [*texts.warnings(), *_settings_warnings(settings, sources), *_lone_texts(valid, sources)]
     return Config(settings, valid, tuple(sorted(warnings)), sources)
 
 
@@ -174,11 +190,26 @@ def _place_of(problem: Problem) -> Place:
 
 
 def _settings_warnings(settings: Settings, sources: Sources) -> Iterator[Problem]:
-    if settings.escalations is None or sources.settings is None:
+    if sources.settings is None:
         return
-    if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", settings.escalations.store or ""):
-        message = "this password becomes part of index/; leave it to PGPASSWORD or ~/.pgpass"
-        yield sources.settings.problem(message, "escalations", "store")
+    for key, section in (("escalations", settings.escalations), ("log", settings.log)):
+        store = None if section is None else section.store
+        if re.match(r"postgres(ql)?://[^/@]*:[^/@]*@", store or ""):
+            message = "this password becomes part of index/; leave it to PGPASSWORD or ~/.pgpass"
+            yield sources.settings.problem(message, key, "store")
+    if settings.log is not None and settings.log.keep_text and settings.log.max_age_days is None:
+        message = "prompts are kept for ever; give max_age_days, such as 30"
+        yield sources.settings.problem(message, "log", "keep_text")
+
+
+def _lone_texts(routes: tuple[Route, ...], sources: Sources) -> Iterator[Problem]:
+    """Routes of which one text is indexed: it builds, and recognises hardly more than that text."""
+    cure = "write ten or more, as different as can be"
+    for route, source in zip(routes, sources.routes, strict=True):
+        if not route.utterances:
+            yield source.problem(f"no utterances, so that only the description is indexed; {cure}", "name")
+        elif len(set(route.utterances)) == 1:
+            yield source.problem(f"a single utterance; {cure}", "name")
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
@@ -198,6 +229,11 @@ def json_schemas() -> dict[str, dict[str, Any]]:
             "description": "One route, or a list of routes under `routes:`.",
         },
     }
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """A schema as it stands in a file."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 # From what pydantic says to what the reader of a problem needs
@@ -255,6 +291,9 @@ def _is_about_key(details: ErrorDetails) -> bool:
 def _problem(shape: type[Shape], source: Source, details: ErrorDetails) -> Problem:
     path = _written(details)
     key = details["type"] == "extra_forbidden" or _is_about_key(details)
+    if details["type"] == "string_type" and details["input"] is None and source.is_cut(*path):
+        message = "what follows `#` is a comment; put it in quotes if it is the text"
+        return source.problem(message, *path)
     return source.problem(_message(shape, path, details), *path, key=key)
 
 
@@ -288,7 +327,8 @@ _WANTED = {
 _CURES = {
     **{(wanted, _NOTHING): "; fill it or delete it" for wanted in _WANTED.values()},
     **{(_TEXT, found): "; put it in quotes" for found in (_BOOLEAN, _NUMBER, _FRACTION)},
-    (_TEXT, _MAPPING): "; a text with `: ` in it needs quotes",
+    (_TEXT, _MAPPING): "; put it in quotes if it is a text, as one with `: ` in it or at its end must be",
+    (_TEXT, _LIST): "; put it in quotes if it is a text",
     (_NUMBER, _TEXT): "; write it as in 0.5, without quotes",
     (_WHOLE, _TEXT): "; write it as in 20, without quotes",
     (_BOOLEAN, _TEXT): "; write true or false, without quotes",
@@ -315,6 +355,8 @@ _SHAPES: dict[tuple[str, ...], type[Shape]] = {
     ("default", "cascade", "accept"): Accept,
     ("vote",): VoteSettings,
     ("escalations",): EscalationSettings,
+    ("floors",): Floors,
+    ("log",): LogSettings,
     ("select",): Weights,
     ("models", "*"): ModelCard,
     ("rules", "*"): Rule,

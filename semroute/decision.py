@@ -39,6 +39,14 @@ class Candidate(NamedTuple):
     prompt_usd_per_1m: float | None
     completion_usd_per_1m: float | None
 
+    def usd(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
+        """US dollars of so many tokens at these prices; None where one of the four numbers is not known."""
+        if prompt_tokens is None or completion_tokens is None:
+            return None
+        if self.prompt_usd_per_1m is None or self.completion_usd_per_1m is None:
+            return None
+        return (prompt_tokens * self.prompt_usd_per_1m + completion_tokens * self.completion_usd_per_1m) / 1e6
+
 
 class PastOutcome(NamedTuple):
     """A stored outcome on a prompt like this one: how good `model` was, and the cosine similarity."""

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from semroute.artifact import build_command
 from semroute.errors import ArtifactMissing, ConfigError, SemrouteError
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(package, "ok", version(package))
         except PackageNotFoundError:
-            yield Finding(package, "broken", "not installed: pip install --force-reinstall semroute-router")
+            yield Finding(
+                package, "broken", "not installed: install semroute-router again, with its dependencies"
+            )
 
 
 def _processor() -> tuple[Status, str]:
@@ -108,7 +111,7 @@ def _freshness(routes: Path, index: Path) -> tuple[Status, str]:
     changes = check_index(routes, index)
     if changes:
         said = "; ".join(change.rstrip(".") for change in changes[:3])
-        return "broken", f"{index} is stale: {said}. Run `semroute build`."
+        return "broken", f"{index} is stale: {said}. Run `{build_command(index, routes)}`."
     return "ok", f"{index} is up to date with {routes}"
 
 
@@ -117,7 +120,7 @@ def _serving(index: Path) -> Iterator[Finding]:
 
     try:
         started = time.perf_counter()
-        router = Router.load(index)
+        router = Router.load(index, log=False)
         seconds = time.perf_counter() - started
     except ArtifactMissing as error:
         yield Finding("index", "note", str(error))

@@ -135,3 +135,8 @@ class StoreCorrupt(StoreError):  # noqa: N818
 
 class StoreMismatch(StoreError):  # noqa: N818
     """The store is intact, but it is not one of semroute's or a newer version has made it."""
+
+
+def install_extra(extra: str) -> str:
+    """How to install an optional part, whether semroute came from a clone or from a package index."""
+    return f"install the extra `{extra}` of semroute-router; in a clone: pip install '.[{extra}]'"

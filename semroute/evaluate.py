@@ -5,14 +5,18 @@ Every measure is defined where it is kept: in the docstrings of `Evaluation`, `R
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from semroute.decision import Neighbor
+from semroute import bootstrap
+from semroute.catalog import blended_usd
+from semroute.decision import Candidate, Neighbor
 from semroute.errors import Problem
 from semroute.jsonl import Row, parse_rows, raise_any, read_lines
 from semroute.sources import did_you_mean
@@ -22,7 +26,7 @@ from semroute.yaml import shorten
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from semroute.config import Config
+    from semroute.config import Config, Place
     from semroute.decision import Decision
     from semroute.router import Router
 
@@ -32,23 +36,53 @@ BINS = 15
 _BATCH = 512  # prompts encoded together
 _KEPT_NEIGHBORS = 3
 _SHAPE = '{"prompt": text or messages, "route": name or null}'
+_MISSING_ROUTE = (
+    "`route` is missing; name the route, or write null where the default must serve. "
+    "Or expect `model`: name, or `must_default`: true."
+)
 
 
 class Case(NamedTuple):
     """A labelled prompt. `route` is None when the default must serve.
 
-    `file` and `line` (from 1) say where it stands. Of a heldout list, `file` is "ROUTE.heldout" or
-    "default.heldout" and `line` the place in the list.
+    `file` and `line` (from 1) say where it stands. Of a heldout list whose YAML is not known, `file` is
+    "ROUTE.heldout" or "default.heldout" and `line` the place in the list.
+    model: the model that must serve; None where any may.
+    tags: what the case is counted under.
+    any_route: nothing is said of the route (`route` is then None): the case is about its model alone, and
+        counts in no measure of routes.
     """
 
     prompt: Prompt
     route: str | None
     file: str = ""
     line: int = 0
+    model: str | None = None
+    tags: tuple[str, ...] = ()
+    any_route: bool = False
+
+
+class CaseResult(NamedTuple):
+    """What became of a case: route (None: the default) and model that served, and why.
+
+    shadow: the model that outcomes would have chosen, in shadow mode. passed: route and model are those that
+    the case expects.
+    """
+
+    case: Case
+    route: str | None
+    model: str
+    reason: str
+    confidence: float
+    shadow: str | None
+    passed: bool
 
 
 class Wrong(NamedTuple):
-    """A case that was routed elsewhere than its label says, and why; with at most three neighbours."""
+    """A case that was routed elsewhere than its label says, and why; with at most three neighbours.
+
+    model: the one that served.
+    """
 
     case: Case
     found: str | None
@@ -56,6 +90,7 @@ class Wrong(NamedTuple):
     detail: str
     confidence: float
     neighbors: tuple[Neighbor, ...]
+    model: str = ""
 
 
 class RouteResult(NamedTuple):
@@ -117,6 +152,43 @@ class Calibration(NamedTuple):
     bins: tuple[Bin, ...]
 
 
+class TagResult(NamedTuple):
+    """The cases with one tag: how many there are, how many passed, and the 95 % interval of that share."""
+
+    tag: str
+    cases: int
+    passed: int
+    share: float
+    interval: tuple[float, float]
+
+
+class Estimate(NamedTuple):
+    """What some models are estimated to cost, and how good they are expected to be.
+
+    usd_per_1m: mean price of a million tokens, three quarters of them prompt, over the `priced` decisions
+        whose model has a price; None without one.
+    quality: mean expected quality in [0, 1], over the `known` decisions about whose model outcomes are
+        known; None without one.
+    """
+
+    usd_per_1m: float | None
+    priced: int
+    quality: float | None
+    known: int
+
+
+class Shadow(NamedTuple):
+    """What outcomes would change, were they not in shadow mode.
+
+    moved: decisions whose model would be another. now, then: of these alone, the models that served and those
+        that would have.
+    """
+
+    moved: int
+    now: Estimate
+    then: Estimate
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What `evaluate` found. Shares are in [0, 1], and None where there is nothing to take a share of.
@@ -134,6 +206,17 @@ class Evaluation:
     routes: every route, in the order of the config.
     default: the cases out of scope.
     wrong: every case that was routed elsewhere than its label says, in the order of the cases.
+    intervals: of accuracy, macro_f1, top1, right_of_served, coverage, refused_in_scope, refused_out_of_scope
+        and calibration_error, those that are not None: 95 % by bootstrap, see `semroute.bootstrap`.
+    confusion: (label, route that served, cases) of each pair that occurs, None being the default; most first.
+    model_cases, model_right: cases that expect a model, and how many of these it served.
+    wrong_models: cases that another model served than they expect, though their route is no error.
+    tags: the cases of each tag, in the order of the alphabet.
+    models: how many decisions each model served, most first; of all cases.
+    estimate: of the models that served all cases. shadow: what outcomes would change about them.
+    results: what became of every case, in their order.
+
+    Where nothing is said of anything else, only cases with a label count (`Case.any_route` is false).
     """
 
     index: str
@@ -151,6 +234,16 @@ class Evaluation:
     routes: tuple[RouteResult, ...]
     default: RouteResult
     wrong: tuple[Wrong, ...]
+    intervals: dict[str, tuple[float, float]]
+    confusion: tuple[tuple[str | None, str | None, int], ...]
+    model_cases: int
+    model_right: int
+    wrong_models: tuple[Wrong, ...]
+    tags: tuple[TagResult, ...]
+    models: dict[str, int]
+    estimate: Estimate
+    shadow: Shadow
+    results: tuple[CaseResult, ...]
 
     @property
     def coverage(self) -> float | None:
@@ -181,6 +274,23 @@ class Evaluation:
             },
             "routes": [_rounded_values(one) for one in (*self.routes, self.default)],
             "wrong": [_wrong_dict(one) for one in self.wrong],
+            "intervals": {name: _rounded_pair(pair) for name, pair in self.intervals.items()},
+            "confusion": [
+                {"expected": label, "found": found, "cases": count} for label, found, count in self.confusion
+            ],
+            "tags": [{**_rounded_values(one), "interval": _rounded_pair(one.interval)} for one in self.tags],
+            "models": {
+                "served": self.models,
+                "expected": self.model_cases,
+                "right": self.model_right,
+                "wrong": [_wrong_model_dict(one) for one in self.wrong_models],
+                **_rounded_values(self.estimate),
+            },
+            "shadow": {
+                "moved": self.shadow.moved,
+                "now": _rounded_values(self.shadow.now),
+                "then": _rounded_values(self.shadow.then),
+            },
         }
 
 
@@ -188,29 +298,92 @@ def evaluate(
     router: Router,
     cases: Sequence[Case],
     progress: Callable[[int, int], None] | None = None,
+    *,
     each: Callable[[Case, Decision], None] | None = None,
+    also: Sequence[str] = (),
+    also_models: Sequence[str] = (),
 ) -> Evaluation:
-    """Route `cases` in batches and hold every decision against its label.
+    """Route `cases` in batches and hold every decision against what its case expects.
 
     progress: called after each batch with (cases done, cases). each: called with every case and its decision.
+    also, also_models: routes and models that the index lacks and cases may expect all the same, such as those
+        of another index that is compared; such a case is never right.
 
-    Raises ConfigError, naming each such case, when labels are no routes of the router's index.
+    Raises ConfigError, naming each such case, when labels are no routes, or expected models no models, of the
+    router's index.
     """
-    names = router.index.route_names
-    known = {None, *names}
-    unknown = [case for case in cases if case.route not in known]
-    raise_any([Problem(case.file, case.line, 1, _no_route(str(case.route), names)) for case in unknown])
+    names = tuple(dict.fromkeys((*router.index.route_names, *also)))
+    raise_any([*_unknown_routes(cases, names), *_unknown_models(router, cases, also_models)])
     fingerprint = router.index.fingerprint
     tally = _Tally(names)
-    for start in range(0, len(cases), _BATCH):
-        batch = cases[start : start + _BATCH]
-        for case, decision in zip(batch, router.route_many([case.prompt for case in batch]), strict=True):
+    done = 0
+    for batch, decisions in _answers(router, cases) if cases else ():
+        for case, decision in zip(batch, decisions, strict=True):
             tally.add(case, decision)
             if each is not None:
                 each(case, decision)
+        done += len(batch)
         if progress is not None:
-            progress(start + len(batch), len(cases))
+            progress(done, len(cases))
     return tally.evaluation(fingerprint)
+
+
+def _answers(router: Router, cases: Sequence[Case]) -> Iterator[tuple[Sequence[Case], list[Decision]]]:
+    """The cases in batches, in their order, with their decisions.
+
+    Two batches are under way at once, so that one is encoded, on every core, while the other is judged, on
+    one. The first is half as long as the others: two that begin together would be judged together, too.
+    """
+    starts = [0, *range(_BATCH // 2, len(cases), _BATCH)] if len(cases) > _BATCH else [0]
+    under_way: deque[tuple[Sequence[Case], Future[list[Decision]]]] = deque()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for start, end in pairwise([*starts, len(cases)]):
+            batch = cases[start:end]
+            under_way.append((batch, pool.submit(router.route_many, [case.prompt for case in batch])))
+            if len(under_way) > 2:  # no more, so that the decisions of a large file are not all held at once
+                batch, answer = under_way.popleft()
+                yield batch, answer.result()
+        for batch, answer in under_way:
+            yield batch, answer.result()
+
+
+def _unknown_routes(cases: Sequence[Case], names: Sequence[str]) -> Iterator[Problem]:
+    known = {None, *names}
+    for case in cases:
+        if case.route not in known:
+            yield Problem(case.file, case.line, 1, _no_route(str(case.route), names))
+
+
+def _unknown_models(router: Router, cases: Sequence[Case], also: Sequence[str]) -> Iterator[Problem]:
+    expected = [case for case in cases if case.model is not None]
+    if not expected:
+        return
+    names = tuple(dict.fromkeys((*router.index.config.settings.models, *also)))
+    for case in expected:
+        if case.model not in names:
+            yield Problem(case.file, case.line, 1, _no_model(str(case.model), names))
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What is known of the models that served, added up."""
+
+    usd: float = 0.0
+    priced: int = 0
+    quality: float = 0.0
+    known: int = 0
+
+    def add(self, model: Candidate | None) -> None:
+        usd = None if model is None else blended_usd(model)
+        if usd is not None:
+            self.usd, self.priced = self.usd + usd, self.priced + 1
+        if model is not None and model.quality is not None:
+            self.quality, self.known = self.quality + model.quality, self.known + 1
+
+    def estimate(self) -> Estimate:
+        return Estimate(
+            _share(self.usd, self.priced), self.priced, _share(self.quality, self.known), self.known
+        )
 
 
 @dataclass(slots=True)
@@ -228,23 +401,44 @@ class _Tally:
     scored: list[bool] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     wrong: list[Wrong] = field(default_factory=list)
+    wrong_models: list[Wrong] = field(default_factory=list)
+    results: list[CaseResult] = field(default_factory=list)
+    served: _Sums = field(default_factory=_Sums)
+    moved_from: _Sums = field(default_factory=_Sums)
+    moved_to: _Sums = field(default_factory=_Sums)
     codes: dict[str | None, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.codes = {None: 0} | {name: code for code, name in enumerate(self.names, start=1)}
 
     def add(self, case: Case, decision: Decision) -> None:
-        best = next(iter(decision.scores), decision.route)
+        wrong_route = not case.any_route and decision.route != case.route
+        wrong_model = case.model is not None and decision.model != case.model
+        if not case.any_route:
+            self._label(case, decision)
+        if wrong_route:
+            self.wrong.append(_wrong(case, decision))
+        elif wrong_model:
+            self.wrong_models.append(_wrong(case, decision))
+        passed = not (wrong_route or wrong_model)
+        why = decision.reason, decision.confidence, decision.shadow
+        self.results.append(CaseResult(case, decision.route, decision.model, *why, passed))
+        self._estimate(decision)
+
+    def _label(self, case: Case, decision: Decision) -> None:
         self.expected.append(self.codes[case.route])
         self.found.append(self._code(decision.route))
-        self.best.append(self._code(best))
+        self.best.append(self._code(next(iter(decision.scores), decision.route)))
         self.confidence.append(decision.confidence)
         self.scored.append(bool(decision.scores))
         self.reasons[decision.reason] += 1
-        if decision.route != case.route:
-            nearest = decision.neighbors[:_KEPT_NEIGHBORS]
-            why = decision.reason, decision.detail, decision.confidence
-            self.wrong.append(Wrong(case, decision.route, *why, nearest))
+
+    def _estimate(self, decision: Decision) -> None:
+        known = {one.model: one for one in decision.candidates}
+        self.served.add(known.get(decision.model))
+        if decision.shadow is not None:
+            self.moved_from.add(known.get(decision.model))
+            self.moved_to.add(known.get(decision.shadow))
 
     def _code(self, route: str | None) -> int:
         # A router that is reloaded meanwhile may answer with a route that no label can name.
@@ -255,11 +449,13 @@ class _Tally:
             np.array(codes, np.int64) for codes in (self.expected, self.found, self.best)
         )
         scope, served = expected > 0, found > 0
-        default, *routes = _route_results(list(self.codes), expected, found)
+        names = list(self.codes)
+        default, *routes = _route_results(names, expected, found)
         scores = [one.f1 for one in routes if one.f1 is not None]
         scored = np.array(self.scored, bool)
         confidence = np.array(self.confidence, np.float64)[scored]
         right = (scope & (best == expected))[scored]
+        models_expected = [one for one in self.results if one.case.model is not None]
         return Evaluation(
             index=index,
             cases=len(expected),
@@ -271,12 +467,58 @@ class _Tally:
             refused_in_scope=_mean(~served[scope]),
             refused_out_of_scope=_mean(~served[~scope]),
             macro_f1=_mean(np.array(scores)),
-            reasons=dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))),
+            reasons=_most_first(self.reasons),
             calibration=_calibration(confidence, right, scope[scored]),
             routes=tuple(routes),
             default=default,
             wrong=tuple(self.wrong),
+            intervals={
+                **bootstrap.of_labels(expected, found, best),
+                **bootstrap.of_calibration(_places(confidence), confidence, right),
+            },
+            confusion=tuple(_confusion(names, expected, found)),
+            model_cases=len(models_expected),
+            model_right=sum(one.model == one.case.model for one in models_expected),
+            wrong_models=tuple(self.wrong_models),
+            tags=tuple(_tag_results(self.results)),
+            models=_most_first(Counter(one.model for one in self.results)),
+            estimate=self.served.estimate(),
+            shadow=Shadow(
+                sum(one.shadow is not None for one in self.results),
+                self.moved_from.estimate(),
+                self.moved_to.estimate(),
+            ),
+            results=tuple(self.results),
         )
+
+
+def _wrong(case: Case, decision: Decision) -> Wrong:
+    nearest = decision.neighbors[:_KEPT_NEIGHBORS]
+    why = decision.reason, decision.detail, decision.confidence
+    return Wrong(case, decision.route, *why, nearest, decision.model)
+
+
+def _most_first(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _tag_results(results: Sequence[CaseResult]) -> Iterator[TagResult]:
+    passed: dict[str, list[bool]] = {}
+    for one in results:
+        for tag in one.case.tags:
+            passed.setdefault(tag, []).append(one.passed)
+    for tag in sorted(passed):
+        count, cases = sum(passed[tag]), len(passed[tag])
+        yield TagResult(tag, cases, count, count / cases, bootstrap.of_share(count, cases))
+
+
+def _confusion(
+    names: Sequence[str | None], expected: NDArray[np.int64], found: NDArray[np.int64]
+) -> Iterator[tuple[str | None, str | None, int]]:
+    pairs, counts = np.unique(expected * len(names) + found, return_counts=True)
+    for place in np.argsort(-counts, kind="stable"):
+        label, winner = divmod(int(pairs[place]), len(names))
+        yield names[label], names[winner], int(counts[place])
 
 
 def _route_results(
@@ -322,13 +564,18 @@ def _calibration(
 
 
 def _bins(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Iterator[Bin]:
-    edges = np.arange(BINS + 1) / BINS
-    places = np.searchsorted(edges[1:-1], confidence, side="left")
+    edges, places = np.arange(BINS + 1) / BINS, _places(confidence)
     counts = np.bincount(places, minlength=BINS)
     said, held = (np.bincount(places, values, BINS) for values in (confidence, right))
     for place, count in enumerate(counts.tolist()):
         means = _share(float(said[place]), count), _share(float(held[place]), count)
         yield Bin(float(edges[place]), float(edges[place + 1]), count, *means)
+
+
+def _places(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The bin of each confidence; a bin holds its upper edge."""
+    inner = np.arange(1, BINS) / BINS
+    return np.searchsorted(inner, confidence, side="left").astype(np.int64)
 
 
 def _auroc(high: NDArray[np.float64], low: NDArray[np.float64]) -> float | None:
@@ -350,60 +597,127 @@ def _share(part: float, whole: int) -> float | None:
 # Where cases come from
 
 
-def heldout_cases(config: Config) -> list[Case]:
-    """The heldout prompts of every route, then those of the default, as cases."""
-    lists = [(route.name, f"{route.name}.heldout", route.heldout) for route in config.routes]
-    lists_of_all = [*lists, (None, "default.heldout", config.settings.default.heldout)]
-    return [
-        Case(text, route, file, line)
-        for route, file, texts in lists_of_all
-        for line, text in enumerate(texts, start=1)
-    ]
+def heldout_cases(config: Config, written: Config | None = None) -> list[Case]:
+    """The heldout prompts of every route, then those of the default, as cases.
+
+    written: the config as its YAML has it now, which knows where each prompt stands.
+    """
+    places = (
+        {} if written is None else {(route, text): place for route, text, place in _written_places(written)}
+    )
+    cases = []
+    for route, texts in _heldout_lists(config):
+        for number, text in enumerate(texts, start=1):
+            place = places.get((route, text))
+            file, line = (f"{route or 'default'}.heldout", number) if place is None else place[:2]
+            cases.append(Case(text, route, file, line))
+    return cases
 
 
-def read_cases(source: str, names: Sequence[str]) -> list[Case]:
-    """The cases of a file of JSON Lines ("-" is stdin). Keys of a row beside prompt and route are ignored.
+def _heldout_lists(config: Config) -> list[tuple[str | None, tuple[str, ...]]]:
+    lists = [(route.name, route.heldout) for route in config.routes]
+    return [*lists, (None, config.settings.default.heldout)]
 
-    names: the routes that a label may name.
+
+def _written_places(written: Config) -> Iterator[tuple[str | None, str, Place]]:
+    for route, texts in _heldout_lists(written):
+        for number, text in enumerate(texts):
+            place = written.place(route, "heldout", number)
+            if place is not None:
+                yield route, text, place
+
+
+def read_cases(source: str, names: Sequence[str], models: Sequence[str] | None = None) -> list[Case]:
+    """The cases of a file of JSON Lines ("-" is stdin): prompt, and route, model or must_default; tags.
+
+    names, models: the routes and models that a case may expect; without `models` any is taken. Other keys of
+        a row are ignored.
 
     Raises ConfigError with every problem, or when there is no case at all.
     """
     rows, problems = parse_rows(source, read_lines(source), _SHAPE)
     if not rows and not problems:
         problems.append(Problem(source, 0, 0, f"holds no case; write one a line: {_SHAPE}."))
-    known = frozenset(names)
+    known = _Known(names, frozenset(names), models)
     for row in rows:
-        problems += [Problem(source, row.line, *fault) for fault in _faults(row, known, names)]
+        problems += [Problem(source, row.line, *fault) for fault in _faults(row, known)]
     raise_any(problems)
-    return [Case(row.values["prompt"], row.values["route"], source, row.line) for row in rows]
+    return [_case(row, source) for row in rows]
 
 
-def _faults(row: Row, known: frozenset[str], names: Sequence[str]) -> Iterator[tuple[int, str]]:
+class _Known(NamedTuple):
+    """What cases may expect. `routes` are those of `names`, to look up."""
+
+    names: Sequence[str]
+    routes: frozenset[str]
+    models: Sequence[str] | None
+
+
+def _case(row: Row, source: str) -> Case:
+    values = row.values
+    return Case(
+        values["prompt"],
+        values.get("route"),
+        source,
+        row.line,
+        values.get("model"),
+        tuple(dict.fromkeys(values.get("tags", ()))),
+        any_route="route" not in values and not values.get("must_default"),
+    )
+
+
+def _faults(row: Row, known: _Known) -> Iterator[tuple[int, str]]:
     """What is wrong with a row, as column and message."""
     if "prompt" not in row.values:
         yield 1, f"`prompt` is missing; a row is {_SHAPE}."
+    elif row.values["prompt"] == []:
+        yield row.column("prompt"), "`prompt` is an empty list; give text, or messages."
     else:
         try:
             routed_text(row.values["prompt"])
         except PromptError as error:
             yield row.column("prompt"), f"{error}."
-    if "route" not in row.values:
-        yield 1, "`route` is missing; name the route, or write null where the default must serve."
-        return
-    route = row.values["route"]
+    if not row.values.keys() & {"route", "model"} and row.values.get("must_default") in (None, False):
+        yield 1, _MISSING_ROUTE
+    for key, fault in (("route", _route_fault), ("model", _model_fault)):
+        message = fault(row.values[key], known) if key in row.values else None
+        if message is not None:
+            yield row.column(key), message
+    yield from _probe_faults(row)
+
+
+def _route_fault(route: Any, known: _Known) -> str | None:
     if route is not None and not isinstance(route, str):
-        yield (
-            row.column("route"),
-            "`route` must be the name of a route, or null where the default must serve.",
-        )
-    elif route is not None and route not in known:
-        yield row.column("route"), _no_route(route, names)
+        return "`route` must be the name of a route, or null where the default must serve."
+    return None if route is None or route in known.routes else _no_route(route, known.names)
+
+
+def _model_fault(model: Any, known: _Known) -> str | None:
+    if not isinstance(model, str):
+        return "`model` must be the name of the model that must serve; leave it out where any may."
+    return None if known.models is None or model in known.models else _no_model(model, known.models)
+
+
+def _probe_faults(row: Row) -> Iterator[tuple[int, str]]:
+    must_default, tags = row.values.get("must_default", False), row.values.get("tags", ["-"])
+    if not isinstance(must_default, bool):
+        yield row.column("must_default"), "`must_default` must be true or false."
+    elif must_default and row.values.get("route") is not None:
+        yield row.column("must_default"), "`must_default` contradicts `route`; keep one of them."
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.strip() for tag in tags):
+        yield row.column("tags"), '`tags` must be a list of names, such as ["smoke"].'
+    elif not tags:
+        yield row.column("tags"), "`tags` is empty; name a tag, or leave it out."
 
 
 def _no_route(name: str, names: Sequence[str]) -> str:
     return (
         f"unknown route {shorten(name)};{did_you_mean(name, names)} write null where the default must serve."
     )
+
+
+def _no_model(name: str, names: Sequence[str]) -> str:
+    return f"unknown model {shorten(name)};{did_you_mean(name, names)} name one of the settings in the index."
 
 
 # JSON
@@ -413,8 +727,26 @@ def _rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _rounded_values(row: Bin | RouteResult) -> dict[str, Any]:
+def _rounded_values(row: Bin | RouteResult | TagResult | Estimate) -> dict[str, Any]:
     return {key: _rounded(value) for key, value in row._asdict().items()}
+
+
+def _rounded_pair(pair: tuple[float, float]) -> list[float]:
+    return [round(value, 6) for value in pair]
+
+
+def _wrong_model_dict(wrong: Wrong) -> dict[str, Any]:
+    case = wrong.case
+    return {
+        "file": case.file,
+        "line": case.line,
+        "prompt": case.prompt,
+        "expected": case.model,
+        "found": wrong.model,
+        "route": wrong.found,
+        "reason": wrong.reason,
+        "detail": wrong.detail,
+    }
 
 
 def _wrong_dict(wrong: Wrong) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from semroute.artifact import Manifest
 from semroute.calibrate import Examples
 from semroute.config import Config
 from semroute.errors import ArtifactCorrupt, ArtifactMismatch, ConfigError, EncodingFailed
-from semroute.freshness import config_from_bytes, fingerprint
-from semroute.vote import Evidence, Fitted, Head, head_view
+from semroute.freshness import config_from_bytes, fingerprint, made
+from semroute.vote import Evidence, Fitted, Head, LeftOut, head_view
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,6 +116,10 @@ class RouteIndex:
             for good, found, ids in zip(usable, cosines, rows.tolist(), strict=True)
         ]
 
+    def in_order(self) -> NDArray[np.int64]:
+        """The rows in the order of the config, shape (n,): a graph that grew keeps its old rows first."""
+        return _in_order(self.config, self.entries)
+
     def reconstruct(self) -> Vectors:
         """The stored vectors, shape (n, dim)."""
         if len(self.entries) == 0:
@@ -171,9 +175,7 @@ def build(
     negatives = _side_vectors(heldout, "query", encoder, _known_negatives(previous))
     named = _label_entries(config)
     labels = _side_vectors([entry.text for entry in named], "document", encoder, _known_labels(previous))
-    # In the order of the config whatever the rows are: a graph that grew keeps its old rows first.
-    places = {entry: place for place, entry in enumerate(_declared_entries(config))}
-    order = np.argsort([places[entry] for entry in entries], kind="stable")
+    order = _in_order(config, entries)  # whatever the rows are
     declared = [entries[row].text for row in order]
     fitted = calibrate.fit(
         _examples(vectors[order], routes[order], declared, words),
@@ -237,12 +239,13 @@ def load(folder: Path) -> RouteIndex:
         store = _store_from_bytes(contents["vectors"], manifest)
     except _FORGED as error:
         raise ArtifactCorrupt(
-            f"{folder}: its files are intact but do not fit together: {error}. Run `semroute build`."
+            f"{folder}: its files are intact but do not fit together: {error}. "
+            f"Run `{artifact.build_command(folder)}`."
         ) from error
-    built_from = fingerprint(config, manifest.encoder, manifest.fitted.words, manifest.format)
-    if built_from != manifest.fingerprint:
+    if not made(config, manifest):
         raise ArtifactMismatch(
-            f"{folder}: built by a semroute that reads or fits routes differently. Run `semroute build`."
+            f"{folder}: built by a semroute that reads or fits routes differently. "
+            f"Run `{artifact.build_command(folder)}`."
         )
     return RouteIndex(
         config=config,
@@ -306,6 +309,11 @@ def _declared_entries(config: Config) -> list[Entry]:
         for place, route in enumerate(config.routes)
         for text in dict.fromkeys(route.utterances or (route.description,))
     ]
+
+
+def _in_order(config: Config, entries: Sequence[Entry]) -> NDArray[np.int64]:
+    places = {entry: place for place, entry in enumerate(_declared_entries(config))}
+    return np.argsort([places[entry] for entry in entries], kind="stable")
 
 
 def _can_grow(count: int, previous: RouteIndex) -> bool:
@@ -521,6 +529,7 @@ def _fitted_to_bytes(index: RouteIndex) -> bytes:
         "max_distance": np.float64(fitted.max_distance),
         "min_confidence": np.float64(fitted.min_confidence),
         "route_min_confidence": np.array(fitted.route_min_confidence, np.float64),
+        "left_out": np.column_stack(_columns(fitted.left_out)),
         "negatives": index.negatives,
         "labels": index.labels,
     }
@@ -532,6 +541,15 @@ def _fitted_to_bytes(index: RouteIndex) -> bytes:
             with archive.open(entry, "w") as file:
                 np.lib.format.write_array(file, np.asarray(value), allow_pickle=False)
     return buffer.getvalue()
+
+
+def _columns(left_out: LeftOut) -> tuple[NDArray[Any], ...]:
+    return left_out.rows, left_out.routes, left_out.confidence, left_out.similarity
+
+
+def _left_out(array: NDArray[np.float64]) -> LeftOut:
+    rows, routes, confidence, similarity = array.T
+    return LeftOut(rows.astype(np.int64), routes.astype(np.int64), confidence, similarity)
 
 
 def _check_counts(manifest: Manifest, config: Config, entries: Sequence[Entry]) -> None:
@@ -555,6 +573,7 @@ def _fitted_from_bytes(data: bytes, manifest: Manifest, config: Config) -> tuple
         }
     if manifest.format == 1:
         arrays = _upgraded(arrays, manifest, len(config.routes))
+    arrays.setdefault("left_out", np.empty((0, 4)))  # written since version 4 of the fit
     _check_fitted(arrays, manifest, config)
     head = Head(arrays["head_weights"], arrays["head_bias"])
     fitted = Fitted(
@@ -565,6 +584,7 @@ def _fitted_from_bytes(data: bytes, manifest: Manifest, config: Config) -> tuple
         max_distance=float(arrays["max_distance"]),
         min_confidence=float(arrays["min_confidence"]),
         route_min_confidence=tuple(arrays["route_min_confidence"].tolist()),
+        left_out=_left_out(arrays["left_out"]),
         method=manifest.fitted.method,
         on=manifest.fitted.on,
     )
@@ -609,6 +629,7 @@ def _check_fitted(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, config
         "max_distance": (np.float64, ()),
         "min_confidence": (np.float64, ()),
         "route_min_confidence": (np.float64, (count,)),
+        "left_out": (np.float64, (len(arrays["left_out"]), 4)),
         "negatives": (np.float32, (len(config.settings.default.heldout), dim)),
         "labels": (np.float32, (labels, dim)),
     }
@@ -626,6 +647,11 @@ def _check_fitted(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, config
         impossible = -np.inf if name == "head_bias" else np.nan  # a route without an example
         if not np.all(np.isfinite(array) | (array == impossible)):
             raise ValueError(f"the fitted {name} hold what is no number")
+
+    lowest, highest = (0, 0, 0.0, -1.0), (manifest.counts.utterances - 1, count - 1, 1.0, 1.01)
+    left_out = arrays["left_out"]
+    if ((left_out < lowest) | (left_out > highest)).any():
+        raise ValueError("what was left out is no utterance or no judgement of one")
 
 
 def _head_width(arrays: Mapping[str, NDArray[Any]], manifest: Manifest) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from semroute.errors import ConfigError, Problem
+from semroute.yaml import shorten
 
 _SPACE = re.compile(r"[ \t\r\n:,]*")
 
@@ -23,15 +24,51 @@ class Row(NamedTuple):
 
     def column(self, key: str) -> int:
         """Where the value of `key` stands on the line, counted from 1; 1 where there is no such key."""
-        decoder, found = json.JSONDecoder(), 1
-        at = _skip(self.text, self.text.index("{") + 1)
-        while self.text[at] != "}":
-            name, at = decoder.raw_decode(self.text, at)
-            at = _skip(self.text, at)
-            found = at + 1 if name == key else found  # of a key given twice the last counts, as in `json`
-            _, at = decoder.raw_decode(self.text, at)
-            at = _skip(self.text, at)
-        return found
+        return next((value + 1 for name, _, value, _ in _members(self.text) if name == key), 1)
+
+
+def _members(line: str) -> Iterator[tuple[str, int, int, int]]:
+    """Each key of the object on `line`, with where key and value begin, and where the value ends."""
+    decoder = json.JSONDecoder()
+    at = _skip(line, line.index("{") + 1)
+    while line[at] != "}":
+        start = at
+        name, at = decoder.raw_decode(line, at)
+        value = _skip(line, at)
+        _, end = decoder.raw_decode(line, value)
+        yield name, start, value, end
+        at = _skip(line, end)
+
+
+class _RepeatedKey(Exception):  # noqa: N818 - never leaves this module
+    """A key stands twice in one object, of which `json` would silently keep the last."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(next(key for place, key in enumerate(keys) if key in keys[:place]))
+    return found
+
+
+def _column_of_repeated(line: str) -> int:
+    """Where the second of two equal keys stands, counted from 1; or the value that holds both."""
+    if not line.lstrip().startswith("{"):
+        return 1
+    seen: set[str] = set()
+    for name, start, value, end in _members(line):
+        if name in seen:
+            return start + 1
+        seen.add(name)
+        try:
+            json.loads(line[value:end], object_pairs_hook=_distinct)
+        except _RepeatedKey:
+            return value + 1
+    return 1
 
 
 def _skip(text: str, at: int) -> int:
@@ -76,11 +113,14 @@ def parse_rows(source: str, lines: Iterable[str], shape: str) -> tuple[list[Row]
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=_distinct)
         except json.JSONDecodeError as error:
             problems.append(Problem(source, number, error.colno, f"not JSON: {error.msg}."))
         except (ValueError, RecursionError):
             problems.append(Problem(source, number, 1, "not JSON: a number too long, or nested too deeply."))
+        except _RepeatedKey as repeated:
+            message = f"duplicate key {shorten(repeated.key)}; keep one."
+            problems.append(Problem(source, number, _column_of_repeated(line), message))
         else:
             if isinstance(values, dict):
                 rows.append(Row(number, line, values))

@@ -20,9 +20,9 @@ from semroute import index as route_index
 from semroute.config import Config, Place, load_config
 from semroute.encoders import open_encoder, open_words
 from semroute.errors import ArtifactError, EncodingFailed
-from semroute.router import Router
+from semroute.freshness import fingerprint
+from semroute.router import Router, limits_of
 from semroute.sources import text_key
-from semroute.vote import TEMPERATURE
 from semroute.yaml import shorten
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ FindingKind = Literal[
 ]
 
 FEWEST_UTTERANCES = 5
-"""A route with fewer has no neighbours to speak of when one of them is left out."""
+"""A route with fewer is thin: what is left of it when one is left out says nothing of it."""
 
 _NEAREST_CUT, _FURTHEST_CUT = 0.99, 0.9
 _SHOWN = 3  # examples in one finding
@@ -122,23 +122,25 @@ class Finding:
 
 
 def examine(
-    routes: Path, index: Path, *, encoder: Encoder | None = None, progress: Progress | None = None
+    routes: Path,
+    index: Path,
+    *,
+    encoder: Encoder | None = None,
+    progress: Progress | None = None,
+    fitting: Progress | None = None,
 ) -> list[Finding]:
     """What is weak in the project in `routes`, sorted by file and line. Stores nothing.
 
-    Vectors that the index in `index` holds are taken from there; others are made, and heldout prompts routed.
+    The index in `index` is looked at where it is up to date; else one is built in memory, with the vectors
+    that it holds. Heldout prompts are routed by it.
     encoder: in place of the one the settings name.
+    progress, fitting: called as texts are embedded, and as heads are fitted.
 
     Raises ConfigError or EncoderError. A missing or damaged index is no error.
     """
     config = load_config(routes)
     opened = encoder or open_encoder(config.settings.encoder, root=index.absolute().parent)
-    try:
-        previous = route_index.load(index)
-    except ArtifactError:
-        previous = None
-    words = open_words(opened.identity.name)
-    built = route_index.build(config, opened, words=words, previous=previous, progress=progress).index
+    built = _index_of(config, opened, index, progress, fitting)
     texts = _Texts(config)
     duplicates = list(_duplicates(texts, built))
     findings = [*_counts(texts), *_no_heldout(texts), *(finding for finding, _ in duplicates)]
@@ -150,6 +152,23 @@ def examine(
         findings += _about_vectors(texts, _Comparison.of(built), known)
         findings += _about_heldout(texts, built, opened)
     return sorted(findings, key=lambda one: (one.place, one.kind, one.other or "", one.message))
+
+
+def _index_of(
+    config: Config, encoder: Encoder, folder: Path, progress: Progress | None, fitting: Progress | None
+) -> RouteIndex:
+    """The index in `folder` where it is that of `config`, else one that is built now."""
+    words = open_words(encoder.identity.name)
+    try:
+        previous = route_index.load(folder)
+    except ArtifactError:
+        previous = None
+    revision = None if words is None else words.identity.revision
+    if previous is not None and previous.fingerprint == fingerprint(config, encoder.identity, revision):
+        return previous
+    return route_index.build(
+        config, encoder, words=words, previous=previous, progress=progress, fitting=fitting
+    ).index
 
 
 class _Texts:
@@ -272,7 +291,6 @@ class _Comparison:
         there is none.
     elsewhere_row: the row of the latter.
     mean: mean cosine to the other utterances of its route; 1 where there is none.
-    winner: the route that wins the vote when the utterance is left out; -1 where the default serves.
     cut: cosine from which two texts count as saying the same.
     """
 
@@ -281,7 +299,6 @@ class _Comparison:
     elsewhere: NDArray[np.float64]
     elsewhere_row: NDArray[np.int64]
     mean: NDArray[np.float64]
-    winner: NDArray[np.int64]
     cut: float
 
     @classmethod
@@ -289,21 +306,17 @@ class _Comparison:
         """Compare by matrix products of a few hundred rows at a time."""
         vectors, routes = index.reconstruct(), index.routes
         near, elsewhere, nearest_row = np.full(len(vectors), -2.0), np.full(len(vectors), -2.0), routes * 0
-        winner = np.full(len(vectors), -1, np.int64)
-        limits = _limits(index)
         for start in range(0, len(vectors), _CHUNK):
             rows = np.arange(start, min(start + _CHUNK, len(vectors)))
             cosines = vectors[rows] @ vectors.T
             cosines[rows - start, rows] = -2.0
-            winner[rows] = _votes(cosines, index, limits)
             own = routes[rows][:, None] == routes[None, :]
             near[rows] = np.where(own, cosines, -2.0).max(axis=1)
             cosines[own] = -2.0
             nearest_row[rows] = cosines.argmax(axis=1)
             elsewhere[rows] = cosines[rows - start, nearest_row[rows]]
         mean = _own_mean(vectors, routes, len(index.config.routes))
-        cut = same_cut(vectors, routes)
-        return cls(index, near.round(6), elsewhere.round(6), nearest_row, mean, winner, cut)
+        return cls(index, near.round(6), elsewhere.round(6), nearest_row, mean, same_cut(vectors, routes))
 
 
 def same_cut(vectors: Vectors, routes: NDArray[np.int64]) -> float:
@@ -327,33 +340,6 @@ def same_cut(vectors: Vectors, routes: NDArray[np.int64]) -> float:
     return float(np.clip(1.0 - usual / 10.0, _FURTHEST_CUT, _NEAREST_CUT))
 
 
-def _limits(index: RouteIndex) -> NDArray[np.float64]:
-    """The distance within which the nearest utterance must lie for each route to win, shape (routes,)."""
-    limit = index.config.settings.vote.max_distance
-    usual = index.fitted.max_distance if limit == "auto" else limit
-    own = [usual if one.max_distance is None else one.max_distance for one in index.config.routes]
-    return np.array(own, np.float64)
-
-
-def _votes(cosines: NDArray[np.float32], index: RouteIndex, limits: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The route that wins each row, as the shares of `vote.rank` would say; -1 where none is near enough.
-
-    cosines: (m, n) to every utterance, -2 to the one that is left out.
-    """
-    count = min(index.config.settings.vote.neighbors, cosines.shape[1] - 1)
-    if count < 1:
-        return np.full(len(cosines), -1, np.int64)
-    columns = np.argpartition(cosines, -count, axis=1)[:, -count:]
-    top = np.take_along_axis(cosines, columns, axis=1).astype(np.float64).round(6)
-    nearest = top.max(axis=1)
-    scores = np.zeros((len(cosines), len(limits)))
-    lines = np.repeat(np.arange(len(cosines)), count)
-    weights = np.exp((top - nearest[:, None]) / TEMPERATURE)
-    np.add.at(scores, (lines, index.routes[columns].ravel()), weights.ravel())
-    best = (scores / scores.sum(axis=1, keepdims=True)).round(9).argmax(axis=1)
-    return np.where((1.0 - nearest).round(6) <= limits[best], best, -1)
-
-
 def _own_mean(vectors: Vectors, routes: NDArray[np.int64], count: int) -> NDArray[np.float64]:
     sums = np.zeros((count, vectors.shape[1]))
     np.add.at(sums, routes, vectors)
@@ -363,7 +349,7 @@ def _own_mean(vectors: Vectors, routes: NDArray[np.int64], count: int) -> NDArra
 
 
 def _about_vectors(texts: _Texts, seen: _Comparison, known: set[tuple[int, int]]) -> list[Finding]:
-    stolen = list(_steals(texts, seen))
+    stolen = list(_steals(texts, seen.index))
     told = {row for _, rows in stolen for row in rows}
     return [
         *_near_duplicates(texts, seen, known),
@@ -395,42 +381,75 @@ def _cosine(seen: _Comparison, one: int, other: int) -> float:
     return float(seen.elsewhere[one if _other(seen, one) == other else other])
 
 
-def _steals(texts: _Texts, seen: _Comparison) -> Iterator[tuple[Finding, list[int]]]:
-    """Routes whose utterances go to another one when they are left out, with their rows."""
-    routes = seen.index.routes
+def _steals(texts: _Texts, index: RouteIndex) -> Iterator[tuple[Finding, list[int]]]:
+    """Routes whose utterances go to another one when they are left out, with their rows.
+
+    One finding for two routes, whichever way they go.
+    """
+    lost, sizes = _lost(index)
+    pairs = {(min(pair), max(pair)) for pair, rows in lost.items() if _matters(len(rows), sizes[pair[0]])}
+    for one, other in sorted(pairs):
+        ways = [((one, other), lost.get((one, other), [])), ((other, one), lost.get((other, one), []))]
+        ways.sort(key=lambda way: -len(way[1]) / sizes[way[0][0]])
+        ((loser, winner), rows), (_, back) = ways
+        yield _theft(texts, index, loser, winner, rows, back, sizes), [*rows, *back]
+
+
+def _lost(index: RouteIndex) -> tuple[dict[tuple[int, int], list[int]], list[int]]:
+    """Rows that another route serves when they are left out, by their route and that one, the surest first.
+
+    Also how many of each route were left out. They are judged as the fit judged them (`vote.LeftOut`), and
+    served where that reaches the limits of the router.
+    """
+    left_out, limits = index.fitted.left_out, limits_of(index)
+    rows = index.in_order()[left_out.rows]
+    owners = index.routes[rows]
+    least = np.array([one.min_confidence for one in limits])[left_out.routes]
+    furthest = np.array([one.max_distance for one in limits])[left_out.routes]
+    near = (1.0 - left_out.similarity).round(6) <= furthest
+    taken = np.flatnonzero((left_out.routes != owners) & (left_out.confidence >= least) & near)
     lost: dict[tuple[int, int], list[int]] = {}
-    sizes = np.bincount(routes, minlength=len(texts.names))
-    for row in np.flatnonzero((seen.winner >= 0) & (seen.winner != routes)).tolist():
-        lost.setdefault((int(routes[row]), int(seen.winner[row])), []).append(row)
-    for (loser, winner), rows in sorted(lost.items()):
-        size = int(sizes[loser])
-        if not _matters(len(rows), size):
-            continue
-        examples = [_stolen(texts, seen, row, winner) for row in rows[:_SHOWN]]
-        names = shorten(texts.names[loser]), shorten(texts.names[winner])
-        shadowed = 2 * len(rows) > size
-        message = f"{len(rows)} of {size} utterances of {names[0]}, left out in turn, go to {names[1]}"
-        suggestion = (
-            "merge the two routes, or write utterances that say what differs"
-            if shadowed
-            else f"move those that belong to {names[1]}, and write more like the others"
-        )
-        message = f"{message}: {_shown(examples)}"
-        kind: FindingKind = "shadowed" if shadowed else "steals"
-        yield _between(kind, texts, loser, winner, message, suggestion, examples, len(rows)), rows
+    for place in taken[np.argsort(-left_out.confidence[taken], kind="stable")].tolist():
+        lost.setdefault((int(owners[place]), int(left_out.routes[place])), []).append(int(rows[place]))
+    return lost, np.bincount(owners, minlength=len(limits)).tolist()
 
 
 def _matters(lost: int, size: int) -> bool:
-    """At least two utterances and a tenth of the route.
+    """At least two utterances, and a tenth of a route of which enough were looked at to say anything.
 
-    One alone may be an odd one; and the only utterance of a route finds none of its own when left out.
+    One alone may be an odd one, and what a thin route lacks is utterances.
     """
-    return lost >= 2 and 10 * lost >= size
+    return lost >= 2 and 10 * lost >= size >= FEWEST_UTTERANCES
 
 
-def _stolen(texts: _Texts, seen: _Comparison, row: int, winner: int) -> Example:
+def _theft(
+    texts: _Texts,
+    index: RouteIndex,
+    loser: int,
+    winner: int,
+    rows: list[int],
+    back: list[int],
+    sizes: Sequence[int],
+) -> Finding:
+    names = shorten(texts.names[loser]), shorten(texts.names[winner])
+    examples = [_stolen(texts, index, row, winner) for row in rows[:_SHOWN]]
+    examples += [_stolen(texts, index, row, loser) for row in back[: _SHOWN - len(examples)]]
+    message = f"{len(rows)} of {sizes[loser]} utterances of {names[0]}, left out in turn, go to {names[1]}"
+    if back:
+        message += f", and {len(back)} of {sizes[winner]} the other way"
+    shadowed = 3 * len(rows) >= sizes[loser]
+    suggestion = (
+        "merge the two routes, or write utterances that say what differs"
+        if shadowed
+        else f"move those that belong to {names[1]}, and write more like the others"
+    )
+    message = f"{message}: {_shown(examples)}"
+    kind: FindingKind = "shadowed" if shadowed else "steals"
+    return _between(kind, texts, loser, winner, message, suggestion, examples, len(rows) + len(back))
+
+
+def _stolen(texts: _Texts, index: RouteIndex, row: int, winner: int) -> Example:
     """A stolen utterance with the nearest one of the route that took it."""
-    index = seen.index
     rows = np.flatnonzero(index.routes == winner)
     vector = index.vectors.reconstruct(row)
     cosines = np.array([index.vectors.reconstruct(int(other)) for other in rows]) @ vector
@@ -442,12 +461,12 @@ def _within(texts: _Texts, seen: _Comparison, told: set[int]) -> Iterator[Findin
     """Routes that say one thing, and utterances far from the rest of their route but for those `told`."""
     order = np.argsort(seen.index.routes, kind="stable")
     sizes = np.bincount(seen.index.routes, minlength=len(texts.names))
-    limits = _limits(seen.index)
+    limits = limits_of(seen.index)
     for route, rows in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
         if len(rows) > 1 and seen.mean[rows].min() >= seen.cut:
             yield _one_note(texts, route, len(rows))
         elif len(rows) >= _FEWEST_TO_STAND_OUT:
-            for row in _standing_out(seen, rows, float(limits[route])):
+            for row in _standing_out(seen, rows, limits[route].max_distance):
                 if row not in told:
                     yield _outlier(texts, seen, row, float(np.median(seen.mean[rows])))
 
@@ -490,7 +509,7 @@ def _outlier(texts: _Texts, seen: _Comparison, row: int, usual: float) -> Findin
 def _about_heldout(texts: _Texts, index: RouteIndex, encoder: Encoder) -> Iterator[Finding]:
     """Heldout prompts that go astray, that are too easy, or that contradict an utterance."""
     heldout = list(texts.heldout())
-    decisions = Router(index, encoder).route_many([text for _, text, _ in heldout])
+    decisions = Router(index, encoder, log=False).route_many([text for _, text, _ in heldout])
     cut = same_cut(index.reconstruct(), index.routes)
     easy: dict[str, list[Example]] = {}
     contrary: dict[tuple[str | None, str], list[Example]] = {}

@@ -16,6 +16,7 @@ import os
 import threading
 import time
 import traceback
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 
 from semroute import catalog, vote
@@ -30,12 +32,14 @@ from semroute import index as route_index
 from semroute.catalog import Need
 from semroute.config import ModelCard, Route, Rule, Weights
 from semroute.decision import Candidate, Decision, PastOutcome, Reason, Vote
-from semroute.encoders import open_encoder, open_words
+from semroute.encoders import is_spec, open_encoder, open_words
 from semroute.encoders.base import clip
 from semroute.encoders.bundled import known_words
 from semroute.errors import (
     ArtifactMismatch,
+    EncoderUnavailable,
     EncodingFailed,
+    OutcomeInvalid,
     SemrouteError,
     StoreUnavailable,
     UnknownDecision,
@@ -44,12 +48,14 @@ from semroute.escalations import OPERATOR, Outcome, estimate, prompt_hash, trend
 from semroute.escalations.memory import Memory, encoder_name
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
+from semroute.telemetry import CLOSE_S, Decided, Event, Feed, Judged, Listener, Served
 from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text
 from semroute.ulid import new_ulid, ulid_of
 from semroute.vote import NO_VOTE, Judge, Limits, head_view
-from semroute.wording import Reader
+from semroute.wording import PARTS, Reader
 
 if TYPE_CHECKING:
+    from semroute.decisionlog import Remembered
     from semroute.encoders.base import Encoder, Vectors
     from semroute.escalations.importing import GradedPrompt
 
@@ -71,6 +77,7 @@ class _Request:
     metadata: Mapping[str, Any]
 
 
+_RIGHT_WEIGHTS = "there are quality, cost, ttft and itl, each a number of 0 or more"
 _PLAIN = _Request(Need(), None, None, {})
 _NOTHING_ASKED = dict.fromkeys(("exclude", "needs", "max_usd_per_1m", "weights", "step", "metadata"))
 
@@ -89,10 +96,34 @@ class _Verdict(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What outcomes are compared by: the text as it was routed and its vector."""
+    """What outcomes are compared by: the text as it was routed and its vector.
+
+    features, hashed: what is made of the text elsewhere, where another process has seen it and kept no text.
+    """
 
     text: str
     vector: Vectors
+    features: Vectors | None = None
+    hashed: bytes | None = None
+
+
+class _About(NamedTuple):
+    """What feedback needs to know of a decision; `model` is who answered. No evidence without `seen`."""
+
+    seen: _Seen | None
+    route: str | None
+    model: str
+
+
+class _Voted(NamedTuple):
+    """The vote on a text, None where there is no usable vector; of a long one, the part it is on.
+
+    seen: what outcomes are compared by, where any are.
+    """
+
+    vote: Vote | None
+    part: str
+    seen: _Seen | None
 
 
 class _Plan(NamedTuple):
@@ -122,8 +153,19 @@ class Router:
     step, and decisions under way finish with the one they began with.
     """
 
-    def __init__(self, index: RouteIndex, encoder: Encoder, *, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        index: RouteIndex,
+        encoder: Encoder,
+        *,
+        folder: Path | None = None,
+        listeners: Iterable[Listener] = (),
+        log: bool = True,
+    ) -> None:
         """Make a router over `index`; `folder` is where `reload` looks for the next one.
+
+        listeners: are told of every decision, see `telemetry.Listener`.
+        log: whether to write the decision log that the settings name. False to measure or to try.
 
         Raises ArtifactMismatch when `encoder` is not the one that made the vectors.
         """
@@ -132,16 +174,29 @@ class Router:
         self._reloading = threading.Lock()
         self._recent = _Recent()
         self._latencies: dict[str, tuple[float | None, float | None]] = {}
+        self._logs = log
+        self._log = self._log_for(index)
+        self._feeds: tuple[Feed, ...] = () if self._log is None else (self._log,)
+        for listener in listeners:
+            self.listen(listener)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, encoder: Encoder | None = None) -> Router:
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        encoder: Encoder | None = None,
+        listeners: Iterable[Listener] = (),
+        log: bool = True,
+    ) -> Router:
         """Load the index in `folder`, verified, and open its encoder (or take the one given).
 
-        Raises ArtifactError or EncoderError.
+        listeners, log: as for `Router`. Raises ArtifactError or EncoderError.
         """
         place = Path(folder)
         index = route_index.load(place)
-        return cls(index, encoder or _encoder_for(index, place), folder=place)
+        encoder = encoder or _encoder_for(index, place)
+        return cls(index, encoder, folder=place, listeners=listeners, log=log)
 
     def __repr__(self) -> str:
         counts = self.index.manifest.counts
@@ -178,7 +233,9 @@ class Router:
         snapshot = self._snapshot
         request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata, models)
         verdict = fault or snapshot.verdict(prompt, request)
-        return self._decided(snapshot, verdict, snapshot.sized(prompt, request), started)
+        decision = snapshot.decision(verdict, snapshot.sized(prompt, request), started)
+        self._decided(decision, verdict, prompt, request)
+        return decision
 
     def unrouted(self, prompt: Prompt, detail: str, **request: Any) -> Decision:
         """The decision for the default, because `prompt` could not be routed in time. Keywords of `route`."""
@@ -186,7 +243,9 @@ class Router:
         snapshot = self._snapshot
         asked, _ = _request(**{**_NOTHING_ASKED, **request})
         verdict = _Verdict(None, "error", detail)
-        return self._decided(snapshot, verdict, snapshot.sized(prompt, asked), started)
+        decision = snapshot.decision(verdict, snapshot.sized(prompt, asked), started)
+        self._decided(decision, verdict, prompt, asked)
+        return decision
 
     def settled(self, decision: Decision, route: str | None, prompt: Prompt, **request: Any) -> Decision:
         """`decision` with the route that an arbiter has picked instead; None is the default.
@@ -196,7 +255,7 @@ class Router:
         started, snapshot = time.perf_counter(), self._snapshot
         asked, _ = _request(**{**_NOTHING_ASKED, **request})
         known = self._recent.get(decision.id)
-        seen = None if known is None else known[0]
+        seen = None if known is None else known.seen
         found = Vote(
             decision.scores,
             decision.neighbors,
@@ -208,15 +267,15 @@ class Router:
         verdict = _Verdict(route, "arbiter", detail, found, found.confidence, decision.rule, seen=seen)
         fresh = snapshot.decision(verdict, snapshot.sized(prompt, asked), started)
         settled = replace(fresh, id=decision.id, elapsed_ms=decision.elapsed_ms + fresh.elapsed_ms)
-        if seen is not None:
-            self._recent.add(settled.id, (seen, settled.route, settled.model))
+        if known is not None:
+            self._recent.add(settled.id, _About(seen, settled.route, settled.model))
         return settled
 
     def answered(self, decision: str, model: str) -> None:
         """Let feedback on the decision of this id be about `model`, which answered in place of another."""
         known = self._recent.get(decision)
         if known is not None:
-            self._recent.add(decision, (known[0], known[1], model))
+            self._recent.add(decision, known._replace(model=model))
 
     def measure(self, latencies: Mapping[str, tuple[float | None, float | None]]) -> None:
         """Let weights of `ttft` and `itl` count what was measured, in milliseconds, not what cards say.
@@ -252,11 +311,14 @@ class Router:
         request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata, models)
         verdicts = [fault] * len(prompts) if fault else snapshot.verdicts(prompts, request)
         decisions = [
-            self._decided(snapshot, verdict, snapshot.sized(prompt, request), started)
+            snapshot.decision(verdict, snapshot.sized(prompt, request), started)
             for prompt, verdict in zip(prompts, verdicts, strict=True)
         ]
         share = (time.perf_counter() - started) * 1_000.0 / max(len(prompts), 1)
-        return [replace(decision, elapsed_ms=share) for decision in decisions]
+        decisions = [replace(decision, elapsed_ms=share) for decision in decisions]
+        for decision, verdict, prompt in zip(decisions, verdicts, prompts, strict=True):
+            self._decided(decision, verdict, prompt, request)
+        return decisions
 
     async def aroute(self, prompt: Prompt, **request: Any) -> Decision:
         """`route` in a worker thread, so that the event loop goes on meanwhile. Same keywords."""
@@ -265,11 +327,12 @@ class Router:
     def feedback(self, decision: Decision | str, score: float, *, by: str | None = None) -> str:
         """Store how good the model of a decision was, from 0 to 1, and return the id of the outcome.
 
-        decision: or its id, of one of the last 10,000 decisions of this router.
+        decision: or its id, of one of the last 10,000 decisions of this router, or any in the decision log.
         by: who says so; None is the operator, who is believed without another and has no quota.
 
-        Durable when it returns, and counted from the next prompt on. Raises UnknownDecision, OutcomeRefused,
-        QuotaExceeded or another StoreError; routing is not touched by any of them.
+        Durable when it returns, and counted from the next prompt on, where there is a store of outcomes and
+        the prompt's vector is known; the listeners, such as the decision log, hear of it in any case. Raises
+        UnknownDecision, OutcomeInvalid, QuotaExceeded or another StoreError; routing is not touched by any.
         """
         return self._store_outcome(decision, score, by, origin="feedback")
 
@@ -278,6 +341,79 @@ class Router:
     ) -> str:
         """Store that the model of a decision was not good enough and `to` was needed; as `feedback` of 0."""
         return self._store_outcome(decision, 0.0, by, origin="escalation", escalated_to=to, why=why)
+
+    def served(
+        self,
+        decision: Decision | str,
+        *,
+        model: str | None = None,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+        latency_ms: float | None = None,
+        ttft_ms: float | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Tell the listeners that a model was called for a decision, or its id, and what that took.
+
+        Once for each call: the first model that failed, then the fallback that answered. Only what the
+        provider counted belongs in prompt_tokens and completion_tokens; what is not known is left out.
+
+        model: who was called, the decision's where left out. latency_ms, ttft_ms: milliseconds until the
+        whole answer, and until its first token. error: why there was no answer, briefly, without prompt text.
+
+        Waits for nothing. Feedback is then about the model that answered. Raises OutcomeInvalid for values
+        that cannot be.
+        """
+        identity = decision.id if isinstance(decision, Decision) else decision
+        known = self._recent.get(identity)
+        called = model or (decision.model if isinstance(decision, Decision) else known and known.model)
+        event = Served(
+            id=identity,
+            time=time.time(),
+            model=called,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            usd=self._snapshot.usd(called, prompt_tokens, completion_tokens),
+            latency_ms=latency_ms,
+            ttft_ms=ttft_ms,
+            error=error,
+        )
+        if known is not None and called is not None and error is None:
+            self._recent.add(identity, known._replace(model=called))
+        self._tell(event)
+
+    def listen(self, listener: Listener) -> None:
+        """Tell `listener` of every decision from now on, and of what becomes of it.
+
+        It is called in a thread of its own, and may be slow or raise: routing waits for nothing.
+        """
+        with self._reloading:
+            self._feeds = (*self._feeds, _fed(self, listener))
+
+    @property
+    def dropped(self) -> int:
+        """How many events some listener was never told of, in this process: it was too slow."""
+        return sum(feed.dropped for feed in self._feeds)
+
+    def flush(self, timeout: float = CLOSE_S) -> bool:
+        """Wait until the listeners were told of everything so far, at most `timeout` seconds.
+
+        Returns whether they were.
+        """
+        deadline = time.monotonic() + timeout
+        told = [feed.flush(max(0.0, deadline - time.monotonic())) for feed in self._feeds]
+        return all(told)
+
+    def close(self, timeout: float = CLOSE_S) -> None:
+        """Tell the listeners what waits, for at most `timeout` seconds, and let go of log and store.
+
+        A process that ends does so by itself. The router goes on routing; nobody is told of it.
+        """
+        deadline = time.monotonic() + timeout
+        for feed in self._feeds:
+            feed.close(max(0.0, deadline - time.monotonic()))
+        if self._snapshot.memory is not None:
+            self._snapshot.memory.close()
 
     def add_outcome(
         self,
@@ -292,7 +428,12 @@ class Router:
         """Store an outcome on a prompt that was not routed here, and return its id. Raises as `feedback`."""
         origin = "feedback" if escalated_to is None else "escalation"
         said = {"origin": origin, "escalated_to": escalated_to, "why": why}
-        return self._stored(self.memory, self._snapshot.seen(prompt), model, score, by, **said)
+        snapshot, memory = self._snapshot, self.memory
+        outcome = snapshot.outcome(
+            snapshot.seen(prompt), model, score, id=new_ulid(), by=by or OPERATOR, **said
+        )
+        memory.add([outcome])
+        return outcome.id
 
     def import_outcomes(
         self, graded: Sequence[GradedPrompt], progress: Callable[[int, int], None] | None = None
@@ -317,28 +458,113 @@ class Router:
         """The outcomes this router knows. Raises StoreUnavailable when its settings name no store."""
         return self._snapshot.remembering()
 
-    def _decided(self, snapshot: _Snapshot, verdict: _Verdict, request: _Request, started: float) -> Decision:
-        decision = snapshot.decision(verdict, request, started)
-        if verdict.seen is not None:
-            self._recent.add(decision.id, (verdict.seen, decision.route, decision.model))
-        return decision
+    def vectors(self, prompts: Sequence[str]) -> Vectors:
+        """What outcomes on `prompts` are compared by, (n, dim) float32 unit rows. Raises EncoderError."""
+        snapshot = self._snapshot
+        batches = (prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH))
+        return np.concatenate([snapshot.vectors(batch) for batch in batches])
 
-    def _store_outcome(self, decision: Decision | str, score: float, by: str | None, **said: Any) -> str:
-        identity = decision.id if isinstance(decision, Decision) else decision
-        memory, known = self.memory, self._recent.get(identity)
-        if known is None:
-            raise UnknownDecision(
-                "decision", f"{identity!r} is not among the last {_REMEMBERED:,} of this router with a vector"
-            )
-        seen, route, model = known
-        return self._stored(memory, seen, model, score, by, decision_id=identity, route=route, **said)
+    def limits(self) -> dict[str, Limits]:
+        """What a vote for each route must reach: what the route or the settings say, else what was fitted."""
+        return self._snapshot.limits
 
-    def _stored(
-        self, memory: Memory, seen: _Seen, model: str, score: float, by: str | None, **said: Any
+    def _decided(self, decision: Decision, verdict: _Verdict, prompt: Prompt, request: _Request) -> None:
+        """Remember a decision, and tell of it."""
+        if verdict.seen is not None or self._feeds:
+            self._recent.add(decision.id, _About(verdict.seen, decision.route, decision.model))
+        if self._feeds:
+            vector = None if verdict.seen is None else verdict.seen.vector
+            self._tell(Decided(decision, time.time(), _text_of(prompt), request.step, vector))
+
+    def _tell(self, event: Event) -> None:
+        for feed in self._feeds:
+            feed.put(event)
+
+    def _store_outcome(
+        self,
+        decision: Decision | str,
+        score: float,
+        by: str | None,
+        *,
+        origin: str,
+        escalated_to: str | None = None,
+        why: str | None = None,
     ) -> str:
-        outcome = self._snapshot.outcome(seen, model, score, id=new_ulid(), by=by or OPERATOR, **said)
-        memory.add([outcome])
-        return outcome.id
+        identity = decision.id if isinstance(decision, Decision) else decision
+        snapshot = self._snapshot
+        if self._log is None:
+            snapshot.remembering()
+        about = self._about(decision)
+        event = Judged(
+            id=identity,
+            time=time.time(),
+            outcome=new_ulid(),
+            score=score,
+            by=by or OPERATOR,
+            model=about.model,
+            escalated_to=escalated_to,
+        )
+        snapshot.check_model(escalated_to)
+        if about.seen is not None and snapshot.memory is not None:
+            outcome = snapshot.outcome(
+                about.seen,
+                about.model,
+                event.score,
+                id=event.outcome,
+                by=event.by,
+                decision_id=identity,
+                route=about.route,
+                origin=origin,
+                escalated_to=escalated_to,
+                why=why,
+            )
+            snapshot.memory.add([outcome])
+        self._tell(event)
+        return event.outcome
+
+    def _about(self, decision: Decision | str) -> _About:
+        """What is known of a decision: here, or in the log. Raises UnknownDecision or StoreError."""
+        identity = decision.id if isinstance(decision, Decision) else decision
+        known = self._recent.get(identity)
+        if known is None and self._log is not None:
+            found = self._recall(identity)
+            if found is not None:
+                known = _About(self._snapshot.seen_before(found), found.route, found.model)
+            elif isinstance(decision, Decision):
+                known = _About(None, decision.route, decision.model)
+        if known is None or (known.seen is None and self._log is None):
+            raise UnknownDecision(
+                "decision",
+                f"{identity!r} is not among the last {_REMEMBERED:,} of this router with a vector"
+                + ("" if self._log is None else ", nor in the decision log"),
+            )
+        return known
+
+    def _recall(self, identity: str) -> Remembered | None:
+        """What the decision log holds of a decision of another process, or of long ago."""
+        from semroute.decisionlog import open_log
+
+        settings = self.index.config.settings.log
+        if settings is None:
+            return None
+        with open_log(settings.store, root=self._root) as log:
+            return log.recall(identity)
+
+    @property
+    def _root(self) -> Path:
+        """The folder that relative paths in the settings start from."""
+        return (self._folder or Path("index")).absolute().parent
+
+    def _log_for(self, index: RouteIndex) -> Feed | None:
+        """The decision log that the settings of `index` name."""
+        settings = index.config.settings
+        if settings.log is None or not self._logs:
+            return None
+        from semroute.decisionlog.writer import LogWriter
+
+        # Only there: the hash of the prompt must be under the key of the store of outcomes.
+        shared = settings.escalations is not None and settings.escalations.store == settings.log.store
+        return _fed(self, LogWriter(settings.log, root=self._root, keep_vectors=shared))
 
     def _memory_for(self, index: RouteIndex, old: _Snapshot | None = None) -> Memory | None:
         """The outcomes beside `index`; those of the `old` snapshot where nothing about them changed."""
@@ -352,7 +578,7 @@ class Router:
             settings.escalations,
             {name: card.quality for name, card in settings.models.items()},
             address=address,
-            root=(self._folder or Path("index")).absolute().parent,
+            root=self._root,
             encoder=encoder_name(index.manifest.encoder.model_dump()),
         )
 
@@ -369,10 +595,22 @@ class Router:
             same_encoder = index.manifest.encoder == old.index.manifest.encoder
             encoder = old.encoder if same_encoder else _encoder_for(index, self._folder)
             memory = self._memory_for(index, old)
+            self._follow_log(old.index, index)
             fresh = _Snapshot(index, encoder, _words_for(index), memory)
             self._snapshot = fresh.measured(self._latencies) if self._latencies else fresh
             if old.memory is not None and old.memory is not memory:
                 old.memory.close()
+
+    def _follow_log(self, old: RouteIndex, new: RouteIndex) -> None:
+        """Write to the log that the settings name now."""
+        before, after = old.config.settings, new.config.settings
+        if (before.log, before.escalations) == (after.log, after.escalations):
+            return
+        former, self._log = self._log, self._log_for(new)
+        others = tuple(feed for feed in self._feeds if feed is not former)
+        self._feeds = others if self._log is None else (self._log, *others)
+        if former is not None:
+            former.close(0.0)  # what waits there is told all the same, by its thread
 
 
 class _Snapshot:
@@ -403,10 +641,7 @@ class _Snapshot:
         self._reader = Reader(self._texts, known_words(index.manifest.encoder.name))
         self._judge = Judge(index.fitted, self._names)
         self._default_limits = _default_limits(index)
-        self._limits = {
-            route.name: _own_limits(index, route, fitted)
-            for route, fitted in zip(index.config.routes, index.fitted.route_min_confidence, strict=True)
-        }
+        self.limits = dict(zip(self._names, limits_of(index), strict=True))
 
     def measured(self, latencies: Mapping[str, tuple[float | None, float | None]]) -> _Snapshot:
         """The same, with `latencies` in place of what the cards say of them."""
@@ -515,23 +750,19 @@ class _Snapshot:
             _log.error("The default serves %d prompt(s): %s", len(texts), _anonymous(error))
             detail = f"The encoder failed ({type(error).__name__})."
             return [_Verdict(None, "error", detail, rule=name) for _ in texts]
-        return [self._judged(found, seen, name) for found, seen in votes]
+        return [self._judged(voted, name) for voted in votes]
 
-    def _votes(
-        self, texts: Sequence[str], only: frozenset[int] | None
-    ) -> list[tuple[Vote | None, _Seen | None]]:
-        """The vote on each text, of several readings the surest; and what outcomes are compared by.
-
-        None where there is no usable vector.
-        """
+    def _votes(self, texts: Sequence[str], only: frozenset[int] | None) -> list[_Voted]:
+        """The vote on each text, of several readings the surest."""
         readings = [self._reader.readings(text) for text in texts]
         votes, vectors = self._votes_as_read(readings, [self._written(text, only) for text in texts], only)
-        found: list[tuple[Vote | None, _Seen | None]] = []
+        found: list[_Voted] = []
         place = 0
         for text, group in zip(texts, readings, strict=True):
             remembers = self.memory is not None and votes[place] is not None
             seen = _Seen(text, vectors[place]) if remembers else None
-            found.append((_surest(votes[place : place + len(group)]), seen))
+            surest, part = _surest(votes[place : place + len(group)])
+            found.append(_Voted(surest, part if len(group) > 1 else "", seen))
             place += len(group)
         return found
 
@@ -574,18 +805,19 @@ class _Snapshot:
         texts = [self._texts[row] for row in nearest.rows]
         return self._judge.vote(nearest.similarities, routes, texts, vector, only, view, written, chances)
 
-    def _judged(self, found: Vote | None, seen: _Seen | None, rule: str | None) -> _Verdict:
+    def _judged(self, voted: _Voted, rule: str | None) -> _Verdict:
+        found = voted.vote
         if found is None:
             return _Verdict(None, "error", "The encoder gave no usable vector for this text.", rule=rule)
-        judged = vote.judge(found, self._limits.get(found.best or "", self._default_limits))
+        judged = vote.judge(found, self.limits.get(found.best or "", self._default_limits))
         return _Verdict(
             route=found.best if judged.accepted else None,
             reason=judged.reason,
-            detail=judged.detail,
+            detail=_of_part(voted.part, judged.detail, accepted=judged.accepted),
             vote=found,
             confidence=found.confidence,
             rule=rule,
-            seen=seen,
+            seen=voted.seen,
         )
 
     def remembering(self) -> Memory:
@@ -595,11 +827,47 @@ class _Snapshot:
             raise StoreUnavailable(f"there is no store of outcomes: {cure}")
         return self.memory
 
+    def usd(
+        self, model: str | None, prompt_tokens: int | None, completion_tokens: int | None
+    ) -> float | None:
+        """US dollars of so many tokens by the configured prices; None where something is not known."""
+        if model not in self._settings.models:
+            return None
+        (priced,) = catalog.candidates([model], self._settings.models)
+        return priced.usd(prompt_tokens, completion_tokens)
+
+    def check_model(self, name: str | None) -> None:
+        """Raises OutcomeInvalid for a model that is not declared."""
+        models = self._settings.models
+        if name is not None and name not in models:
+            known = ", ".join(sorted(models))
+            raise OutcomeInvalid("model", f"{name!r} is not declared; the settings have {known}")
+
+    def seen_before(self, found: Remembered) -> _Seen | None:
+        """A prompt of the decision log as outcomes are compared by, if the log kept enough of it."""
+        if self.memory is None:
+            return None
+        if found.text is not None:
+            return self.seen(found.text)
+        dim = self.index.manifest.encoder.dim
+        if (
+            found.vector is None
+            or found.features is None
+            or found.prompt_hash is None
+            or len(found.vector) != dim
+        ):
+            return None
+        return _Seen("", found.vector, found.features, found.prompt_hash)
+
     def seen(self, prompt: str) -> _Seen:
         """A prompt as outcomes are compared by. Raises EncoderError."""
-        vectors = self.encoder.encode([self._reader.readings(prompt)[0]], kind="query")
+        return _Seen(prompt, self.vectors([prompt])[0])
+
+    def vectors(self, prompts: Sequence[str]) -> Vectors:
+        """Those of the prompts as they are read, (n, dim) float32. Raises EncoderError."""
+        vectors = self.encoder.encode([self._reader.readings(prompt)[0] for prompt in prompts], kind="query")
         route_index.check_array(vectors, self.index.manifest.encoder.dim)
-        return _Seen(prompt, vectors[0])
+        return vectors
 
     def expected(
         self, prompts: Sequence[str], routes: Sequence[str | None]
@@ -608,8 +876,7 @@ class _Snapshot:
         memory, models, found = self.remembering(), tuple(self._settings.models), []
         for start in range(0, len(prompts), _BATCH):
             batch = prompts[start : start + _BATCH]
-            vectors = self.encoder.encode([self._reader.readings(one)[0] for one in batch], kind="query")
-            route_index.check_array(vectors, self.index.manifest.encoder.dim)
+            vectors = self.vectors(batch)
             for text, vector, route in zip(batch, vectors, routes[start : start + _BATCH], strict=True):
                 found.append(memory.estimates(estimate.Prompt(vector, trend.features(text), route), models))
         return found
@@ -623,11 +890,11 @@ class _Snapshot:
             model=model,
             score=score,
             vector=seen.vector,
-            features=trend.features(seen.text),
-            prompt_hash=prompt_hash(seen.text, memory.key()),
+            features=trend.features(seen.text) if seen.features is None else seen.features,
+            prompt_hash=prompt_hash(seen.text, memory.key()) if seen.hashed is None else seen.hashed,
             encoder=memory.encoder,
             time=time.time(),
-            text=_storable(seen.text) if settings is not None and settings.keep_text else None,
+            text=_storable(seen.text) if seen.text and settings is not None and settings.keep_text else None,
             **said,
         )
 
@@ -638,9 +905,7 @@ class _Snapshot:
         memory, added = self.remembering(), 0
         for start in range(0, len(graded), _BATCH):
             batch = graded[start : start + _BATCH]
-            read = [self._reader.readings(row.prompt)[0] for row in batch]
-            vectors = self.encoder.encode(read, kind="query")
-            route_index.check_array(vectors, self.index.manifest.encoder.dim)
+            vectors = self.vectors([row.prompt for row in batch])
             outcomes = [
                 self.outcome(
                     _Seen(row.prompt, vector),
@@ -729,23 +994,40 @@ class _Snapshot:
 
 
 class _Recent:
-    """The last decisions, by id: what feedback needs to know of them."""
+    """The last decisions, by id: what feedback needs to know of them.
+
+    Without a lock, which a forked child might find held: each step is one of the dictionary's own.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[_Seen, str | None, str]] = OrderedDict()
+        self._known: OrderedDict[str, _About] = OrderedDict()
 
-    def add(self, identity: str, about: tuple[_Seen, str | None, str]) -> None:
+    def add(self, identity: str, about: _About) -> None:
         """Remember one, and forget the oldest of too many."""
-        with self._lock:
-            self._known[identity] = about
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+        self._known[identity] = about
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
 
-    def get(self, identity: str) -> tuple[_Seen, str | None, str] | None:
+    def get(self, identity: str) -> _About | None:
         """What is remembered of a decision."""
-        with self._lock:
-            return self._known.get(identity)
+        return self._known.get(identity)
+
+
+def _fed(router: Router, listener: Listener) -> Feed:
+    """A feed that ends when its router is gone."""
+    feed = Feed(listener)
+    weakref.finalize(
+        router, feed.close, 0.0
+    ).atexit = False  # what a process does at its end, see `telemetry`
+    return feed
+
+
+def _text_of(prompt: Prompt) -> str | None:
+    """The text of a prompt as outcomes hash it; None where it cannot be read."""
+    try:
+        return clip(routed_text(prompt), _LONGEST_TEXT)
+    except Exception:  # noqa: BLE001 - a prompt is whatever a caller hands in, and its decision says so
+        return None
 
 
 def _with_latencies(card: ModelCard, ttft_ms: float | None, itl_ms: float | None) -> ModelCard:
@@ -826,9 +1108,12 @@ def _parsed(name: str, parse: Callable[[Any], _Parsed], value: Any, faults: list
 
 
 def _weights(weights: Weights | Mapping[str, float] | str) -> Weights:
-    if isinstance(weights, str):
-        return catalog.parse_weights(weights)
-    return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
+    try:
+        if isinstance(weights, str):
+            return catalog.parse_weights(weights)
+        return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{_first_line(error)}; {_RIGHT_WEIGHTS}") from error
 
 
 def _names(names: Collection[str]) -> frozenset[str]:
@@ -840,7 +1125,8 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return f"{type(error).__name__}: {error}".split("\n", 1)[0]
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return f"{kind}{error}".split("\n", 1)[0]
 
 
 def _anonymous(error: Exception) -> str:
@@ -852,11 +1138,17 @@ def _anonymous(error: Exception) -> str:
     return f"{type(error).__name__} at {where}"
 
 
-def _surest(votes: Sequence[Vote | None]) -> Vote | None:
-    """The vote with the highest confidence, the first of equals; None where there is none."""
-    return max(
-        (found for found in votes if found is not None), key=lambda found: found.confidence, default=None
-    )
+def _surest(votes: Sequence[Vote | None]) -> tuple[Vote | None, str]:
+    """The vote with the highest confidence, the first of equals, and the part that it is on."""
+    found = [(one, part) for one, part in zip(votes, PARTS, strict=False) if one is not None]
+    return max(found, key=lambda pair: pair[0].confidence, default=(None, ""))
+
+
+def _of_part(part: str, detail: str, *, accepted: bool) -> str:
+    """`detail` of a decision, with the part of a long prompt that it speaks of."""
+    if not part:
+        return detail
+    return f"The {part} of the prompt {'decided' if accepted else 'came closest'}: {detail}"
 
 
 def _default_limits(index: RouteIndex) -> Limits:
@@ -865,6 +1157,12 @@ def _default_limits(index: RouteIndex) -> Limits:
         fitted.max_distance if settings.max_distance == "auto" else settings.max_distance,
         fitted.min_confidence if settings.min_confidence == "auto" else settings.min_confidence,
     )
+
+
+def limits_of(index: RouteIndex) -> list[Limits]:
+    """What each route of `index` must reach to win, in the order of the config."""
+    routes, fitted = index.config.routes, index.fitted.route_min_confidence
+    return [_own_limits(index, route, own) for route, own in zip(routes, fitted, strict=True)]
 
 
 def _own_limits(index: RouteIndex, route: Route, fitted: float) -> Limits:
@@ -879,6 +1177,11 @@ def _own_limits(index: RouteIndex, route: Route, fitted: float) -> Limits:
 
 def _encoder_for(index: RouteIndex, folder: Path) -> Encoder:
     record = index.manifest.encoder
+    if not is_spec(record.name):
+        raise EncoderUnavailable(
+            f"{folder}: built with an encoder {record.name!r} that no name opens; "
+            "pass the object that made it: semroute.load(folder, encoder=...)"
+        )
     return open_encoder(record.name, root=folder.absolute().parent, dim=record.dim)
 
 

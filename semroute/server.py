@@ -744,9 +744,8 @@ class _Ledger(Observer):
             service.spend(self._plan.owner, attempt.usd)
         if attempt.ids and attempt.outcome == "answered":
             service.affinity.note(attempt.ids, attempt.model)
-        served = getattr(service.router, "served", None)
-        if served is not None and decision is not None and attempt.purpose == "answer":
-            told = {
+        if decision is not None and attempt.purpose == "answer":
+            told: dict[str, Any] = {
                 "model": attempt.model,
                 "prompt_tokens": attempt.prompt_tokens,
                 "completion_tokens": attempt.completion_tokens,
@@ -754,7 +753,7 @@ class _Ledger(Observer):
                 "ttft_ms": attempt.ttft_ms,
                 "error": attempt.error,
             }
-            service.book(functools.partial(served, decision, **told))
+            service.book(functools.partial(service.router.served, decision, **told))
 
     def rose(self, rise: Rise) -> None:
         """See Observer."""

@@ -38,6 +38,10 @@ def _refuse(message: str, *at: str | int, absent: tuple[str, ...] = ()) -> NoRet
     raise PydanticCustomError("semroute", "{message}", {"message": message, "at": at, "absent": absent})
 
 
+DEFAULT = "default"
+"""What people call what serves where no route wins; so no route may be called that."""
+
+
 # Values
 
 
@@ -55,6 +59,12 @@ def _name(value: str) -> str:
     if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in value):
         _refuse("a name must not hold control characters, such as a line break")
     return value
+
+
+def _no_default(name: str) -> str:
+    if name == DEFAULT:
+        _refuse("`default` is what serves where no route wins; give the route another name")
+    return name
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -122,6 +132,12 @@ def _variable_name(value: str) -> str:
 def _store(value: str) -> str:
     if not re.match(r"sqlite:.|postgres(ql)?://.", value):
         _refuse("must be sqlite:PATH or postgresql://HOST/DATABASE")
+    return value
+
+
+def _log_store(value: str) -> str:
+    if not re.match(r"(sqlite|jsonl):.|postgres(ql)?://.", value):
+        _refuse("must be sqlite:PATH, jsonl:PATH or postgresql://HOST/DATABASE")
     return value
 
 
@@ -437,6 +453,48 @@ class EscalationSettings(Shape):
     )
 
 
+class LogSettings(Shape):
+    """Where every decision is written, with what it cost and what came of it."""
+
+    store: Annotated[str, AfterValidator(_log_store)] = Field(
+        description="sqlite:PATH or jsonl:PATH, taken from the folder that holds index/, or postgresql://...;"
+        " may be the store of the escalations."
+    )
+    keep_text: bool = Field(
+        default=False, description="Store the prompt; without it a hash under a secret key is kept."
+    )
+    max_age_days: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Days after which a decision is erased."
+    )
+
+
+class Floors(Shape):
+    """What an evaluation must reach; they change no decision."""
+
+    accuracy: Share | None = Field(
+        default=None, description="Least share of all cases that are routed as their label says."
+    )
+    macro_f1: Share | None = Field(default=None, description="Least mean F1 of the routes.")
+    top1: Share | None = Field(
+        default=None, description="Least share of the cases in scope whose best-scoring route is right."
+    )
+    coverage: Share | None = Field(
+        default=None, description="Least share of the cases in scope that a route serves."
+    )
+    right_of_served: Share | None = Field(
+        default=None, description="Least share of the cases in scope served by a route that it is right for."
+    )
+    refused_out_of_scope: Share | None = Field(
+        default=None, description="Least share of the cases out of scope that the default serves."
+    )
+    max_calibration_error: Share | None = Field(
+        default=None, description="A ceiling: the most that the expected calibration error may be."
+    )
+    tags: dict[Name, Share] = Field(
+        default={}, description="Least share of the cases with each tag that pass, such as {smoke: 1.0}."
+    )
+
+
 class ClientLimits(Shape):
     """What the holder of a client key may spend."""
 
@@ -607,6 +665,9 @@ class Settings(Shape):
     escalations: EscalationSettings | None = Field(
         default=None, description="Where outcomes are stored, and when they pass a model over."
     )
+    log: LogSettings | None = Field(
+        default=None, description="Where every decision is written; without it none is."
+    )
     select: Annotated[
         Annotated[Literal["first"], Tag("<first>")] | Annotated[Weights, Tag("<weights>")],
         Discriminator(
@@ -625,6 +686,9 @@ class Settings(Shape):
     rules: Annotated[tuple[Rule, ...], Strict(strict=False)] = Field(
         default=(), description="Asked before the vote, in order; the first that holds decides."
     )
+    floors: Floors | None = Field(
+        default=None, description="What `semroute eval` must find; it exits 1 below."
+    )
     serve: ServeSettings | None = Field(
         default=None, description="How `semroute serve` calls models.", exclude_if=_is_none
     )
@@ -633,7 +697,10 @@ class Settings(Shape):
 class Route(Served):
     """An intent: example utterances, and the models that serve it."""
 
-    name: Name = Field(description="What a decision calls the route; unique.")
+    name: Annotated[Name, AfterValidator(_no_default)] = Field(
+        description="What a decision calls the route; unique.",
+        json_schema_extra={"not": {"const": DEFAULT}},
+    )
     description: str = Field(default="", description="What the route is about, in one sentence.")
     utterances: Texts = Field(
         default=(), description="Example prompts, indexed: the more varied the better.", validate_default=True

@@ -94,13 +94,24 @@ class Source:
 
     def is_cut(self, *path: str | int) -> bool:
         """Whether the text at `path` stands unquoted with a comment behind it on its line."""
+        node = self._scalar(*path)
+        return node is not None and node.cut
+
+    def swallowed(self, *path: str | int) -> Place | None:
+        """Where a line of the text at `path` begins with `- `, as an item of its own would."""
+        node = self._scalar(*path)
+        return None if node is None or node.swallowed is None else Place(self.name, *node.swallowed)
+
+    def _scalar(self, *path: str | int) -> ScalarNode | None:
         node = self.node
         for part in path:
-            if isinstance(node, MappingNode):
+            if isinstance(node, MappingNode) and part in node.entries:
                 node = node.entries[str(part)].value
-            elif isinstance(node, SequenceNode) and isinstance(part, int):
+            elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.items):
                 node = node.items[part]
-        return isinstance(node, ScalarNode) and node.cut
+            else:
+                return None
+        return node if isinstance(node, ScalarNode) else None
 
     def problem(self, message: str, *path: str | int, key: bool = False) -> Problem:
         """A problem at that place."""
@@ -248,7 +259,7 @@ def plain(node: Node) -> Plain:
 def check_variables(sources: Sources) -> Iterator[Problem]:
     """`${NAME}` where a model, a store or an encoder is described: it would be sent as it stands."""
     if sources.settings is not None:
-        for key in ("models", "escalations", "encoder"):
+        for key in ("models", "escalations", "log", "encoder"):
             for path, value in _scalars(sources.settings.get(key), (key,)):
                 if isinstance(value, str) and "${" in value:
                     cure = "write the value itself, and for a key the variable's name under api_key_env"
@@ -362,12 +373,16 @@ class _Text(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TextComparison:
-    """Texts that stand in two places, as pairs: the first place, then the other; and texts that are cut."""
+    """Texts that stand in two places, as pairs: the first place, then the other; and texts that are amiss.
+
+    cut: by a comment. swallowing: they hold the line of the item below them.
+    """
 
     indexed_and_held_out: list[tuple[_Text, _Text]]
     indexed_twice: list[tuple[_Text, _Text]]
     held_out_twice: list[tuple[_Text, _Text]]
     cut: list[_Text]
+    swallowing: list[_Text]
 
     def problems(self) -> Iterator[Problem]:
         """A text that is utterance and heldout at once would make every evaluation look better than it is."""
@@ -383,18 +398,27 @@ class TextComparison:
             yield text.problem(f"held out at {first.place} already; delete one of the two")
         for text in self.cut:
             yield text.problem(
-                "what follows ` #` is a comment and no part of the text; quote the text if it is"
+                "what follows ` #` is a comment and no part of the text; put the text in quotes if it is"
             )
+        for text in self.swallowing:
+            place = text.source.swallowed(*text.path)
+            if place is not None:
+                message = f"this line is part of the text that begins at {text.place}; indent each `- ` alike"
+                yield Problem(*place, message)
 
 
 def compare_texts(sources: Sources) -> TextComparison:
     """Compare all texts, by what remains of them without case and repeated white space."""
-    found = TextComparison([], [], [], [])
+    found = TextComparison([], [], [], [], [])
     utterances: dict[str, _Text] = {}
     heldout: dict[str, _Text] = {}
     defaults = [] if sources.settings is None else list(_texts([sources.settings], "default", "heldout"))
     indexed, held_out = list(_texts(sources.routes, "utterances")), list(_texts(sources.routes, "heldout"))
-    found.cut.extend(text for text in chain(defaults, indexed, held_out) if text.source.is_cut(*text.path))
+    for text in chain(defaults, indexed, held_out):
+        if text.source.is_cut(*text.path):
+            found.cut.append(text)
+        if text.source.swallowed(*text.path) is not None:
+            found.swallowing.append(text)
     for text in indexed:
         first = utterances.setdefault(text_key(text.text), text)
         if first is not text:

@@ -90,6 +90,30 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LeftOut:
+    """How utterances were judged by a head and neighbours that did not know them, when these were fitted.
+
+    Of many utterances a sample, of a single one none. Arrays have shape (m,).
+
+    rows: int64, which utterance, in the order of the config.
+    routes: int64, the best route, as an index into the routes of the config. It may be missing for a route
+        that was left out with the utterance, which those close to its own never are.
+    confidence: float64, in [0, 1]. similarity: float64, cosine to the nearest utterance, -1 without one.
+    """
+
+    rows: NDArray[np.int64]
+    routes: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    similarity: NDArray[np.float64]
+
+    @classmethod
+    def none(cls) -> LeftOut:
+        """No utterance."""
+        numbers, values = np.empty(0, np.int64), np.empty(0)
+        return cls(numbers, numbers, values, values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
     """The numbers fitted at build.
 
@@ -98,6 +122,8 @@ class Fitted:
     centroids: (routes, dim) float32, the mean direction of each route, zero where it has no example.
     max_distance: cosine distance in [0, 2] to the nearest utterance above which the default serves.
     min_confidence: in [0, 1]; below it the default serves. route_min_confidence: the same for each route.
+    left_out: how the utterances were judged that were left out in turn; says how good the routes are, and
+        decides nothing.
     method, on: what was fitted, and on what, for people.
     """
 
@@ -108,6 +134,7 @@ class Fitted:
     max_distance: float
     min_confidence: float
     route_min_confidence: tuple[float, ...]
+    left_out: LeftOut
     method: str
     on: str
 

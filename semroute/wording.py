@@ -237,6 +237,9 @@ def _one_slip(one: str, other: str) -> bool:
 LONG = 300
 """Characters above which a text has more views than itself."""
 
+PARTS = ("whole", "start", "end")
+"""What the views of a long text show of it, in their order."""
+
 _VIEW = 200
 _SHORTEST_VIEW = 25  # "Hi all." alone is no view
 _BORDER = re.compile(r"[.!?]['\")]{0,3}\s|\n")

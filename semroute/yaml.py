@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -32,12 +33,14 @@ class ScalarNode(NamedTuple):
     """A single value. `line` and `column` count from 1.
 
     cut: it stands unquoted, and a comment follows on its line.
+    swallowed: line and column of a `- ` with which a later line of it begins; an item it was meant to be.
     """
 
     value: str | int | float | bool | None
     line: int
     column: int
     cut: bool = False
+    swallowed: tuple[int, int] | None = None
 
 
 class SequenceNode(NamedTuple):
@@ -195,6 +198,13 @@ def compose(text: str, file: str) -> Document:
     return Document(file, composer.root, complete and not composer.dropped, tuple(composer.problems))
 
 
+def events_of(text: str) -> Iterator[events.Event]:
+    """The events of a text that `compose` reads without a problem. Their marks count its characters."""
+    parser = _open_events(_SurrogatePairs(text).text)
+    while (event := parser.get_event()) is not None:
+        yield event
+
+
 class _Stopped(Exception):  # noqa: N818 - never leaves this module
     """Reading ends here, by a limit or for want of meaning."""
 
@@ -233,6 +243,8 @@ class _Composer:
     """Builds the nodes of one file from its events, and counts them.
 
     A node is attached to its parent before it is filled, so that what precedes a syntax error is kept.
+
+    unused: anchors of the items of lists that nothing repeats yet: texts that start with &, likely.
     """
 
     file: str
@@ -243,6 +255,7 @@ class _Composer:
     problems: list[Problem] = field(default_factory=list)
     stack: list[_Frame] = field(default_factory=list)
     anchors: dict[str, _Anchored] = field(default_factory=dict)
+    unused: dict[str, events.ScalarEvent] = field(default_factory=dict)
     weight: int = 0
     aliased: int = 0
 
@@ -258,17 +271,23 @@ class _Composer:
                 documents += 1
                 if documents > 1:
                     self._stop(event, "a second document begins here; write it into a file of its own")
+        for anchor, event in self.unused.items():
+            cure = "put it in quotes if it is part of the text"
+            self._complain(event, f"`&{anchor}` names what follows, and nothing repeats it; {cure}")
 
     def _start(self, event: events.NodeEvent) -> None:
         self._count(1, event)
         if isinstance(event, events.ScalarEvent | events.CollectionStartEvent) and event.tag is not None:
-            self._complain(event, "tags (`!`) are not read; quote a value to make it text")
+            self._complain(event, "tags (`!`) are not read; put it in quotes if it is a text")
         if self.stack and self.stack[-1].expects_key:
             self._start_key(self.stack[-1], event)
         elif isinstance(event, events.ScalarEvent):
-            scalar = ScalarNode(self._value(event), *_at(event), self._is_cut(event))
+            value, cut = self._value(event), self._is_cut(event)
+            scalar = ScalarNode(value, *_at(event), cut, self._swallowed(event))
             if event.anchor is not None:
                 self.anchors[event.anchor] = _Anchored(scalar, 1)
+                if self.stack and isinstance(self.stack[-1].node, SequenceNode):
+                    self.unused[event.anchor] = event
             self._attach(scalar, height=1)
         elif isinstance(event, events.AliasEvent):
             self._repeat(event)
@@ -337,8 +356,10 @@ class _Composer:
 
     def _repeat(self, event: events.AliasEvent) -> None:
         anchored = self.anchors.get(str(event.anchor))
+        self.unused.pop(str(event.anchor), None)
         if anchored is None:
-            self._stop(event, f"nothing is named `&{event.anchor}` above; quote a text that starts with *")
+            cure = "put it in quotes if it is a text that starts with *"
+            self._stop(event, f"nothing is named `&{event.anchor}` above; {cure}")
         if anchored.node is None:
             self._stop(event, f"`*{event.anchor}` stands inside what it repeats")
         self.aliased += anchored.weight
@@ -365,6 +386,16 @@ class _Composer:
             return False
         rest = self.lines[mark.line][mark.column :]
         return rest[:1].isspace() and rest.lstrip().startswith("#")
+
+    def _swallowed(self, event: events.ScalarEvent) -> tuple[int, int] | None:
+        start, end = event.start_mark, event.end_mark
+        if event.style in ("|", ">") or start is None or end is None:
+            return None
+        for number in range(start.line + 1, min(end.line + 1, len(self.lines))):
+            text = self.lines[number].lstrip(" ")
+            if text.startswith("- "):
+                return number + 1, len(self.lines[number]) - len(text) + 1
+        return None
 
     def _problem(self, event: events.Event, message: str) -> Problem:
         return Problem(self.file, *_at(event), message)
@@ -468,23 +499,30 @@ def _character(pair: str) -> str:
 
 
 _INDENT = "indent the lines of one list or mapping alike, with spaces"
-_QUOTE = "a text that starts with {} needs quotes"
-_UNCLOSED = "a quote that is never closed begins here"
+_QUOTE = "put it in quotes: a text that starts with {} needs them"
+_UNCLOSED = (
+    "a quote that is never closed begins here; close it, or put the whole text in quotes of the other kind"
+)
+_CLOSED = "text follows a closing quote; put all of it in quotes of the other kind"
 _ESCAPE = "no escape that YAML knows; use single quotes, or write the character itself"
+_SIGNS = "put a text that holds quotes, brackets, ` #` or `: ` in quotes"
 _ADVICE = {
-    "mapping values are not allowed": "a second `: ` in one value; put the value in quotes",
+    # libyaml looks far ahead of what is composed, and newer ones stop at a thousand levels there.
+    "maximum nesting depth": f"nested deeper than {MAX_DEPTH} levels",
+    "unexpected ':'": f"a key without its `: `; write `key: value`, or {_SIGNS}",
+    "mapping values are not allowed": "put it in quotes: a value with a second `: ` in it needs them",
     "expected ':'": f"a key without its `: `; write `key: value`, or {_INDENT}",
     "unknown escape character": "a backslash in double quotes starts an escape; use single quotes or `\\\\`",
     "escape": _ESCAPE,
     "hexdecimal": _ESCAPE,
     "unexpected end of stream": _UNCLOSED,
     "unexpected document indicator": _UNCLOSED,
-    "',' or ']'": "the list that begins here with [ has no `,` or `]` where one must be",
-    "',' or '}'": "the mapping that begins here with { has no `,` or `}` where one must be",
+    "',' or ']'": f"the list that begins here with [ has no `,` or `]` where one must be; {_SIGNS}",
+    "',' or '}'": f"the mapping that begins here with {{ has no `,` or `}}` where one must be; {_SIGNS}",
     "alphabetic or numeric character": _QUOTE.format("* or &"),
     "tab": "a tab in the indentation; indent with spaces",
-    "expected node content": "no value where one must be, or a bracket above that is never closed",
-    "expected key": f"neither a key nor part of the value above; quote the whole value, or {_INDENT}",
+    "node content": f"no value where one must be, or a bracket above that is never closed; {_SIGNS}",
+    "expected key": f"neither a key nor part of the value above; put the whole value in quotes, or {_INDENT}",
     "expected <block end>": f"not part of what began above; {_INDENT}",
     "'-' indicator": f"not an item (`- `) of the list above; {_INDENT}",
     "block sequence entries are not allowed": "a list begins on its own line, below its key",
@@ -498,6 +536,9 @@ _FIRST_CHARACTERS = {
     "%": _QUOTE.format("%"),
 }
 _BLAME_THE_BEGINNING = re.compile("unexpected|',' or|expected ':'|alphabetic or numeric")
+_ITEM = re.compile(r" *- +(?=\S)")
+_IN_AN_ITEM = re.compile("'-' indicator|<block end>|comment or|node content|expected key")
+"""What the parsers say of an item that would be a text if it stood in quotes."""
 
 
 def _syntax_problem(error: YAMLError, text: str, file: str) -> Problem:
@@ -507,7 +548,21 @@ def _syntax_problem(error: YAMLError, text: str, file: str) -> Problem:
     reason, mark = str(error.problem), error.problem_mark
     if error.context_mark is not None and _BLAME_THE_BEGINNING.search(reason):
         mark = error.context_mark
+    line, column = mark.line + 1, mark.column + 1
     advice = next((advice for part, advice in _ADVICE.items() if part in reason), f"no YAML; {_INDENT}")
     if "cannot start any token" in reason:
         advice = _FIRST_CHARACTERS.get(text[mark.index : mark.index + 1], advice)
-    return Problem(file, mark.line + 1, mark.column + 1, f"{advice} (the parser says: {reason})")
+    elif _IN_AN_ITEM.search(reason):
+        lines = _BREAK.split(text)
+        column, advice = _of_item(lines[mark.line] if mark.line < len(lines) else "", column, advice)
+    return Problem(file, line, column, f"{advice} (the parser says: {reason})")
+
+
+def _of_item(line: str, column: int, advice: str) -> tuple[int, str]:
+    """Where in its `line` a text is at fault that only lacks quotes, and what to do; else as given."""
+    if line[: column - 1].rstrip().endswith(("'", '"')):
+        return column, _CLOSED
+    item = _ITEM.match(line)
+    if item is None or item.end() >= column or line[item.end()] not in "[]{},:|>":
+        return column, advice
+    return item.end() + 1, _QUOTE.format(line[item.end()])

@@ -85,7 +85,10 @@ def numbers(fitted):
     head = () if fitted.head is None else (fitted.head.weights.tobytes(), fitted.head.bias.tobytes())
     rest = (fitted.vote_scale, fitted.evidence, fitted.max_distance, fitted.min_confidence)
     texts = (fitted.method, fitted.on)
-    return (*head, fitted.centroids.tobytes(), *rest, fitted.route_min_confidence, *texts)
+    left_out = fitted.left_out
+    judged = (left_out.rows, left_out.routes, left_out.confidence, left_out.similarity)
+    arrays = [array.tobytes() for array in (fitted.centroids, *judged)]
+    return (*head, *arrays, *rest, fitted.route_min_confidence, *texts)
 
 
 def assert_usable(fitted, known, labels, count, dim=DIM):
@@ -97,6 +100,12 @@ def assert_usable(fitted, known, labels, count, dim=DIM):
     assert 0.3 <= fitted.max_distance <= 2.0
     assert len(fitted.route_min_confidence) == count
     assert all(0.0 <= value <= 1.0 for value in (fitted.min_confidence, *fitted.route_min_confidence))
+    left_out = fitted.left_out
+    assert len(set(left_out.rows)) == len(left_out.rows) <= len(known)
+    assert np.isin(left_out.rows, np.arange(len(known))).all()
+    assert np.isin(left_out.routes, np.arange(count)).all()
+    assert ((left_out.confidence >= 0.0) & (left_out.confidence <= 1.0)).all()
+    assert ((left_out.similarity >= -1.0) & (left_out.similarity <= 1.0)).all()
     assert fitted.centroids.shape == (count, dim) and fitted.centroids.dtype == np.float32
     assert np.isfinite(fitted.centroids).all()
     lengths = np.linalg.norm(fitted.centroids, axis=1)
@@ -225,8 +234,14 @@ def test_separated_clusters_are_told_apart_and_from_what_is_foreign():
     assert refused(fitted, known, foreign).mean() >= 0.9
 
 
-@pytest.mark.parametrize("spread", [1.2, 1.6])
-def test_confidence_is_calibrated_where_clusters_overlap(spread):
+@pytest.mark.parametrize(("spread", "most"), [(0.8, 0.03), (1.2, 0.04), (1.6, 0.07)])
+def test_confidence_is_calibrated(spread, most):
+    """An expected calibration error of 0.03; a little more where clusters overlap so far that hardly one is apart.
+
+    The rest is the chance of belonging: what a fold leaves out meets three quarters of the routes, and a foreign
+    prompt all of them, so of twelve routes that lie across each other one more is near it. P(route | belongs) is
+    right to 0.01, and of many routes (CLINC150, bench/accuracy.py) the error is 0.01 to 0.02.
+    """
     rng = np.random.default_rng(2)
     middles = centres(rng, 12)
     known = around(rng, middles, 40, spread)
@@ -237,10 +252,10 @@ def test_confidence_is_calibrated_where_clusters_overlap(spread):
     truth = [*prompts.routes.tolist(), *[-1] * len(foreign)]
     confidence = np.array([vote.confidence for vote in found])
     hits = np.array([vote.best == str(route) for vote, route in zip(found, truth, strict=True)])
-    assert 0.3 < hits.mean() < 0.85
+    assert 0.3 < hits.mean() < (0.85 if spread > 1.0 else 0.9)
     bins = np.minimum((confidence * 10).astype(int), 9)
     error = sum(abs((confidence - hits)[bins == place].sum()) for place in range(10)) / len(hits)
-    assert error < 0.1
+    assert error <= most
 
 
 def test_the_vote_decides_alone_where_the_head_is_worse():
@@ -272,6 +287,17 @@ def test_real_negatives_are_refused_more_often_and_cost_little():
     lost = right(without, known, prompts).mean() - right(having, known, prompts).mean()
     assert gained >= 0.2
     assert lost <= 0.05
+
+
+@pytest.mark.parametrize(("count", "even"), [(10, 30), (30, 30), (150, 150)])
+def test_as_many_given_negatives_as_routes_weigh_as_much_as_the_routes_left_out(count, even):
+    """Of few routes, 30."""
+    folds = 4
+    routes = np.concatenate([np.zeros(3_000), np.full(3_000 + folds * even, -1)]).astype(np.int64)
+    weights = calibrate._weights(routes, folds * even, even, count)
+    outside, given_ = weights[3_000:6_000].sum(), weights[6_000:].sum()
+    assert outside == pytest.approx(given_)
+    assert (outside + given_) / weights.sum() == pytest.approx(max(0.2, 2 / (2 + count)))
 
 
 def _often_wrong(each, negatives):
@@ -365,6 +391,19 @@ def test_more_prompts_than_are_needed_are_thinned(monkeypatch):
     inside, outside = (int(part.split()[0]) for part in fitted.on.split(", "))
     assert 40 <= inside <= 44 and 40 <= outside <= 44
     assert right(fitted, known, around(rng, middles, 10, 0.6)).mean() >= 0.95
+
+
+def test_what_was_left_out_is_judged_as_a_prompt_that_nobody_had_seen():
+    rng = np.random.default_rng(10)
+    middles = centres(rng, 12)
+    known = around(rng, middles, 10, 0.6)
+    strays = around(rng, middles[:1], 3, 0.6).vectors
+    mixed = known.joined(Examples(strays, np.full(3, 5)))  # three of the sixth route say what the first does
+    left_out = fit(mixed, nothing(), nothing(), 12, NEIGHBORS).left_out
+    assert sorted(left_out.rows) == list(range(123))
+    judged = dict(zip(left_out.rows.tolist(), left_out.routes.tolist(), strict=True))
+    assert [judged[row] for row in (120, 121, 122)] == [0, 0, 0]
+    assert np.mean([judged[row] == known.routes[row] for row in range(120)]) >= 0.95
 
 
 def test_what_is_said_of_the_fit_counts_what_was_left_out():

@@ -45,7 +45,8 @@ def test_from_nothing_to_an_answer(semroute, tmp_path):
     made = semroute("init")
     assert made.returncode == 0
     assert made.stdout.split() == [
-        f"routes/{name}.yaml" for name in ("billing", "coding", "semroute", "smalltalk")
+        *(f"routes/{name}.yaml" for name in ("billing", "coding", "semroute", "smalltalk")),
+        *(f"routes/{name}.schema.json" for name in ("semroute", "route")),
     ]
     assert semroute("validate").stdout.startswith("routes: valid (3 routes, 30 utterances, 2 models)")
     built = semroute("build")
@@ -93,6 +94,22 @@ def test_validate_says_what_is_suspicious_and_passes(semroute, write_project):
     assert done.returncode == 0
     assert "routes/003.yaml:1:" in done.stderr and "warning:" in done.stderr
     assert json.loads(semroute("validate", "--json").stdout)["warnings"]
+
+
+@pytest.mark.parametrize("command", ["validate", "build"])
+def test_a_route_of_a_single_text_is_a_warning(semroute, write_project, command):
+    write_project(ROUTES | {"thin": ["one text"], "thinner": {"description": "of one sentence"}})
+    done = semroute(command)
+    assert done.returncode == 0
+    assert [line.split(": ")[:3] for line in done.stderr.splitlines()] == [
+        ["routes/003.yaml:1:10", "warning", "a single utterance; write ten or more, as different as can be"],
+        [
+            "routes/004.yaml:1:10",
+            "warning",
+            "no utterances, so that only the description is indexed; write ten or more, as different as can be",
+        ],
+    ]
+    assert len(json.loads(semroute(command, "--json").stdout)["warnings"]) == 2
 
 
 def test_a_folder_that_is_not_there(semroute):
@@ -159,6 +176,28 @@ def test_route_explains_itself_to_people(semroute, project):
     assert "\x1b[" not in done.stdout
 
 
+@pytest.mark.parametrize("command", [("route", "where is my refund?"), ("eval", "--cases", "cases.jsonl")])
+def test_an_index_that_is_stale_against_routes_beside_it_is_named_once(
+    semroute, write_project, project, command
+):
+    write_cases(project, *[{"prompt": "hello there", "route": "smalltalk"}] * 3)
+    assert semroute(*command).stderr == ""
+    key = "index" if command[0] == "eval" else "route"
+    before = json.loads(semroute(*command, "--json").stdout)[key]
+    write_project(ROUTES | {"news": ["what happened"]}, {"vote": {"neighbors": 5}})
+    done = semroute(*command, "--json")
+    assert done.stderr.splitlines() == [
+        "note: index is stale against routes (route news: added and 1 more). Run `semroute build`."
+    ]
+    assert (done.returncode, json.loads(done.stdout)[key]) == (0, before)
+    write_project({"a": [7]})
+    done = semroute(*command)
+    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
+    assert "routes/000.yaml:1:" in done.stderr
+    (project / "routes").rename(project / "elsewhere")
+    assert semroute(*command).stderr == ""
+
+
 def test_prompts_of_a_text_file_in_order(semroute, project):
     (project / "in.txt").write_text(
         "where is my refund\r\n\nhello there\nzygote quixotic\u2028flummox\n", "utf-8"
@@ -211,9 +250,10 @@ def test_bad_lines_are_named_all_at_once(semroute, project):
         (("--input", "missing.txt"), "missing.txt"),
         (("--input", "in.csv"), ".jsonl"),
         (("--input", "latin.txt"), "UTF-8"),
-        (("hello", "--index", "nowhere"), "semroute build"),
+        (("hello", "--index", "nowhere"), "`semroute build --index nowhere`"),
+        (("hello", "--index", "no where"), "`semroute build --index 'no where'`"),
     ],
-    ids=["nothing", "both", "missing", "suffix", "latin", "no index"],
+    ids=["nothing", "both", "missing", "suffix", "latin", "no index", "no index, with a space"],
 )
 def test_wrong_input_is_exit_code_two_and_a_sentence(semroute, project, arguments, said):
     (project / "latin.txt").write_bytes(b"caf\xe9")
@@ -276,7 +316,7 @@ def test_eval_shows_what_was_wrong_and_why(semroute, project):
     write_cases(
         project,
         {"prompt": "where is my refund", "route": "billing"},
-        {"prompt": "hello there", "route": "coding", "tags": ["ignored"]},
+        {"prompt": "hello there", "route": "coding", "note": "ignored"},
         {"prompt": "", "route": None},
     )
     done = semroute("eval", "--cases", "cases.jsonl")
@@ -299,7 +339,7 @@ def test_eval_as_json(semroute, project):
     found = json.loads(done.stdout)
     assert set(found) == {
         "index", "cases", "accuracy", "macro_f1", "in_scope", "out_of_scope", "reasons", "calibration",
-        "routes", "wrong",
+        "routes", "wrong", "intervals", "confusion", "tags", "models", "shadow", "floors",
     }  # fmt: skip
     assert (found["cases"], found["accuracy"], found["calibration"]["auroc"]) == (2, 0.5, None)
     assert [row["route"] for row in found["routes"]] == ["billing", "coding", "smalltalk", None]
@@ -324,6 +364,34 @@ def test_eval_names_every_bad_row_at_once(semroute, project):
         "1:26:", "3:1:", "4:1:", "5:1:", "6:1:", "7:12:", "7:24:", "8:32:", "9:1:", "9:1:",
     ]  # fmt: skip
     assert "did you mean `billing`?" in lines[0]
+
+
+def test_eval_refuses_a_key_that_stands_twice(semroute, project):
+    (project / "cases.jsonl").write_text(
+        '{"prompt": "a", "route": "coding"}\n'
+        '{"prompt": "a", "route": "coding", "route": null}\n'
+        '{"route": "coding", "prompt": [{"role": "user", "content": "a", "content": "b"}]}\n'
+        '[{"prompt": "a", "prompt": "b"}]\n'
+    )
+    done = semroute("eval", "--cases", "cases.jsonl", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "cases.jsonl:2:36: duplicate key `route`; keep one.",
+        "cases.jsonl:3:31: duplicate key `content`; keep one.",
+        "cases.jsonl:4:1: duplicate key `prompt`; keep one.",
+    ]
+
+
+def test_eval_says_where_a_heldout_prompt_stands(semroute, write_project, project):
+    billing = {"utterances": ROUTES["billing"], "heldout": ["how are you today my friend"]}
+    write_project(ROUTES | {"billing": billing})
+    semroute("build")
+    assert "  routes/000.yaml:1  how are you today my friend\n" in semroute("eval").stdout
+    write_project(ROUTES)
+    done = semroute("eval")
+    assert "  billing.heldout:1  how are you today my friend\n" in done.stdout and "is stale" in done.stderr
+    (project / "routes").rename(project / "elsewhere")
+    assert "  billing.heldout:1  how are you today my friend\n" in semroute("eval").stdout
 
 
 @pytest.mark.parametrize(
@@ -352,7 +420,133 @@ def test_eval_takes_the_heldout_lists_or_says_what_to_do(semroute, write_project
     semroute("build")
     found = json.loads(semroute("eval", "--json").stdout)
     assert (found["in_scope"]["cases"], found["out_of_scope"]["cases"]) == (2, 1)
-    assert ("billing.heldout", 2) in [(row["file"], row["line"]) for row in found["wrong"]]
+    assert ("routes/000.yaml", 1) in [(row["file"], row["line"]) for row in found["wrong"]]
+
+
+def test_eval_names_what_is_wrong_with_probes(semroute, project):
+    write_cases(
+        project,
+        {"prompt": "x", "route": "billing", "model": "smal", "tags": []},
+        {"prompt": [], "must_default": "yes"},
+        {"prompt": "x", "must_default": True, "route": "billing"},
+        {"prompt": "x", "must_default": False},
+        {"prompt": "x", "model": 7, "tags": ["", 1]},
+    )
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.split(" ")[0].removeprefix("cases.jsonl:") for line in done.stderr.splitlines()] == [
+        "1:46:", "1:62:", "2:12:", "2:32:", "3:33:", "4:1:", "5:26:", "5:37:",
+    ]  # fmt: skip
+    assert "did you mean `small`?" in done.stderr
+
+
+def test_eval_of_probes_counts_them_by_tag(semroute, project):
+    write_cases(
+        project,
+        {"prompt": "where is my refund", "model": "small", "tags": ["models", "smoke"]},
+        {"prompt": "hello there", "model": "big", "tags": ["models"]},
+        {"prompt": "", "must_default": True, "tags": ["smoke"]},
+        {"prompt": "good morning", "route": "smalltalk", "model": "small"},
+    )
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert "tags, passed           models 1/2 (50.0%), smoke 2/2 (100.0%)" in done.stdout
+    assert "expected model     3   right 2" in done.stdout
+    assert "expected model big, got smalltalk, model small" in done.stdout
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--json").stdout)
+    assert found["cases"] == 2 and found["accuracy"] == 1.0
+    assert [(row["tag"], row["passed"]) for row in found["tags"]] == [("models", 1), ("smoke", 2)]
+    assert [row["line"] for row in found["models"]["wrong"]] == [2]
+
+
+def test_eval_exits_1_below_a_floor_and_says_which(semroute, write_project, project):
+    floors = {"accuracy": 0.9, "coverage": 0.5, "tags": {"smoke": 1.0}}
+    write_project(settings={"floors": floors})
+    assert semroute("build").returncode == 0
+    write_cases(
+        project,
+        {"prompt": "hello there", "route": "coding", "tags": ["smoke"]},
+        {"prompt": "where is my refund", "route": "billing"},
+    )
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "1 of 3 floors held" in done.stdout
+    assert "not held: accuracy must be at least 0.9 and is 0.5000" in done.stdout
+    assert "not held: tags.smoke must be at least 1 and is 0.0000" in done.stdout
+    done = semroute("eval", "--cases", "cases.jsonl", "--json")
+    assert done.returncode == 1 and "accuracy must be" in done.stderr
+    held = {row["name"]: row["holds"] for row in json.loads(done.stdout)["floors"]}
+    assert held == {"accuracy": False, "coverage": True, "tags.smoke": False}
+    write_cases(project, {"prompt": "hello there", "route": "smalltalk", "tags": ["smoke"]})
+    assert semroute("eval", "--cases", "cases.jsonl").returncode == 0
+
+
+def test_eval_against_another_index(semroute, write_project, project):
+    (project / "index").rename(project / "old")
+    write_project(ROUTES | {"smalltalk": ["what a day", "tell me a joke"], "greeting": ROUTES["smalltalk"]})
+    assert semroute("build").returncode == 0
+    write_cases(
+        project,
+        {"prompt": "hello there", "route": "greeting"},
+        {"prompt": "good morning", "route": "smalltalk"},
+        {"prompt": "where is my refund", "route": "billing"},
+    )
+    assert semroute("eval", "--cases", "cases.jsonl").returncode == 0
+    done = semroute("eval", "--cases", "cases.jsonl", "--baseline", "old")
+    assert done.returncode == 0
+    assert "2 prompts changed against the baseline: 1 better, 1 worse" in done.stdout
+    assert "smalltalk -> small (1.00), now greeting -> small" in done.stdout
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--baseline", "old", "--json").stdout)
+    assert [row["verdict"] for row in found["baseline"]["cases"]] == ["better", "worse"]
+    assert found["baseline"]["p_value"] == 1.0
+    assert semroute("eval", "--baseline", "nowhere").returncode == 2
+
+
+def test_eval_in_the_formats_of_others(semroute, project):
+    write_cases(project, {"prompt": "hello 100%\n::there", "route": "coding"})
+    summary = project / "summary.md"
+    summary.write_text("before\n")
+    done = semroute("eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY=str(summary))
+    assert done.returncode == 0
+    assert done.stdout.startswith(
+        "::warning file=cases.jsonl,line=1,title=semroute eval::expected coding, got "
+    )
+    assert done.stdout.count("\n") == 1 and "hello 100%25 ::there" in done.stdout
+    assert (
+        summary.read_text().startswith("before\n## semroute eval\n") and "| accuracy |" in summary.read_text()
+    )
+    printed = semroute("eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY="")
+    assert "## semroute eval" in printed.stdout
+    unwritable = semroute(
+        "eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY=str(project)
+    )
+    assert unwritable.returncode == 0 and "could not be written" in unwritable.stderr
+    xml = semroute("eval", "--cases", "cases.jsonl", "--format", "junit").stdout
+    assert xml.startswith('<?xml version="1.0" encoding="UTF-8"?>') and 'failures="1"' in xml
+    assert json.loads(semroute("eval", "--cases", "cases.jsonl", "--format", "json").stdout)["cases"] == 1
+    assert semroute("eval", "--format", "html").returncode == 2
+
+
+def test_eval_under_perturbations(semroute, project):
+    write_cases(project, {"prompt": "where is my refund", "route": "billing"})
+    done = semroute("eval", "--cases", "cases.jsonl", "--robustness")
+    assert "upper case" in done.stdout and "expensive first" in done.stdout
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--robustness", "--json").stdout)
+    assert {row["perturbation"] for row in found["robustness"]} >= {"typo", "polite before"}
+
+
+def test_eval_reports_what_shadow_mode_would_change(semroute, write_project, project):
+    escalations = {"store": "sqlite:outcomes.db", "mode": "shadow", "min_support": 1}
+    write_project(settings={"escalations": escalations})
+    assert semroute("build").returncode == 0
+    for _ in range(3):
+        added = semroute("escalations", "add", "where is my refund", "--model", "small", "--score", "0")
+        assert added.returncode == 0, added.stderr
+    write_cases(project, {"prompt": "where is my refund", "route": "billing"})
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--json").stdout)
+    assert found["shadow"]["moved"] == 1 and found["models"]["served"] == {"small": 1}
+    assert found["shadow"]["now"]["usd_per_1m"] < found["shadow"]["then"]["usd_per_1m"]
+    assert found["shadow"]["now"]["quality"] < 0.5
+    assert "1   decisions would change model" in semroute("eval", "--cases", "cases.jsonl").stdout
 
 
 def test_eval_shows_twenty_wrong_prompts_or_all_and_cuts_nothing_in_a_pipe(semroute, project):

@@ -136,7 +136,6 @@ class TestContract:
         assert settings.rules == ()
         assert settings.models["m"] == ModelCard()
         assert settings.models["m"].provider == "openai"
-        assert config.warnings == ()
 
     def test_a_model_may_be_named_without_a_word_about_it(self, tmp_path: Path) -> None:
         folder = folder_of(tmp_path, semroute="default: {models: [m, n]}\nmodels:\n  m:\n  n:\n")
@@ -373,18 +372,28 @@ class TestWarnings:
     def test_the_same_heldout_prompt_twice(self, tmp_path: Path) -> None:
         text = "default: {model: m, heldout: [Out there]}\nmodels: {m: {}}\n"
         folder = folder_of(
-            tmp_path, semroute=text, a="name: a\nmodel: m\ndescription: d\nheldout: [out  THERE]\n"
+            tmp_path, semroute=text, a="name: a\nmodel: m\nutterances: [d, e]\nheldout: [out  THERE]\n"
         )
         (warning,) = load_config(folder).warnings
         assert (warning.line, warning.column) == (4, 11)
         assert f"held out at {folder}/semroute.yaml:1:31 already" in warning.message
 
-    def test_the_example_of_the_design_has_none(self, example: Path) -> None:
-        assert load_config(example).warnings == ()
+    def test_a_route_of_a_single_text(self, example: Path) -> None:
+        said = [str(warning).removeprefix(f"{example}/") for warning in load_config(example).warnings]
+        cure = "write ten or more, as different as can be"
+        assert said == [
+            f"billing.yaml:2:7: a single utterance; {cure}",
+            f"coding.yaml:1:7: a single utterance; {cure}",
+        ]
+        (example / "coding.yaml").write_text(CODING + "  - why does this loop never end\n")
+        (example / "billing.yaml").write_text("name: billing\ndescription: Invoices\nmodel: small\n")
+        (warning,) = load_config(example).warnings
+        assert (warning.line, warning.column) == (1, 7)
+        assert warning.message.startswith("no utterances, so that only the description is indexed; ")
 
     def test_a_password_would_travel_in_the_index(self, tmp_path: Path) -> None:
         text = MINIMAL + "escalations: {store: 'postgresql://me:hunter2@db/x'}\n"
-        config = load_config(folder_of(tmp_path, semroute=text, a="name: a\nmodel: m\ndescription: d\n"))
+        config = load_config(folder_of(tmp_path, semroute=text, a="name: a\nmodel: m\nutterances: [d, e]\n"))
         (warning,) = config.warnings
         assert "PGPASSWORD" in warning.message
         assert "hunter2" not in str(config.warnings)
@@ -603,6 +612,31 @@ def test_fifteen_thousand_utterances(tmp_path: Path) -> None:
     # Far above what is measured (0.11 s and 0.04 s), and far below what PyYAML's own loader takes (3 s).
     assert loaded - started < 1.0
     assert time.perf_counter() - dumped < 0.5
+
+
+def test_a_text_that_swallows_the_item_below_it_is_a_warning(tmp_path):
+    """One space too many before `- `, and YAML reads two utterances as one."""
+    (tmp_path / "semroute.yaml").write_text("default: {model: m}\nmodels: {m: }\n")
+    (tmp_path / "a.yaml").write_bytes(
+        b"name: a\nmodel: m\nutterances:\n"
+        b"  - one\n"
+        b"    - two\n"
+        b"  - three\n"
+        b"    goes on -\n"
+        b"    here\n"
+        b"  - 'four\n"
+        b"  - five'\n"
+        b"  - |\n"
+        b"    a list:\n"
+        b"    - in a block\n"
+        b"heldout:\n"
+        b"    - six\r\n"
+        b"       - seven\r\n"
+    )
+    config = load_config(tmp_path)
+    assert [(warning.line, warning.column) for warning in config.warnings] == [(5, 5), (10, 3), (16, 8)]
+    assert f"that begins at {tmp_path}/a.yaml:4:5; indent each `- ` alike" in config.warnings[0].message
+    assert config.routes[0].utterances[:2] == ("one - two", "three goes on - here")
 
 
 def test_a_text_that_a_comment_cuts_is_a_warning(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import textwrap
 import time
@@ -169,7 +170,7 @@ class TestC4Tags:
     )
     def test_are_refused(self, refusal: Refusal, written: str) -> None:
         assert refusal(a=f"name: a\nmodel: m\nutterances:\n  - fine\n  - {written}\n") == [
-            "routes/a.yaml:5:5: tags (`!`) are not read; quote a value to make it text"
+            "routes/a.yaml:5:5: tags (`!`) are not read; put it in quotes if it is a text"
         ]
 
     def test_on_keys_and_whole_files_too(self, refusal: Refusal) -> None:
@@ -185,8 +186,8 @@ class TestC5:
         [
             pytest.param(
                 "name: a\nmodel: m\nutterances: [x]\nmax_distanse: 0.5\n",
-                "4:1: unknown key `max_distanse`; did you mean `max_distance`? known here: model, models, cascade, name,"
-                " description, utterances, heldout, max_distance, min_confidence",
+                "4:1: unknown key `max_distanse`; did you mean `max_distance`? known here: model, models,"
+                " cascade, name, description, utterances, heldout, max_distance, min_confidence",
                 id="unknown key",
             ),
             pytest.param(
@@ -241,7 +242,8 @@ class TestC5:
             ),
             pytest.param(
                 "name: a\nmodel: m\nutterances:\n  - ask: me\n",
-                "4:5: must be text, not a mapping (`key: value`); a text with `: ` in it needs quotes",
+                "4:5: must be text, not a mapping (`key: value`); put it in quotes if it is a text, as one with `: `"
+                " in it or at its end must be",
                 id="colon in an utterance",
             ),
             pytest.param(
@@ -264,6 +266,11 @@ class TestC5:
                 "name: ' a'\nmodel: m\nutterances: [x]\n",
                 "1:7: a name must not be empty, or begin or end with white space",
                 id="space at the end of a name",
+            ),
+            pytest.param(
+                "name: default\nmodel: m\nutterances: [x]\n",
+                "1:7: `default` is what serves where no route wins; give the route another name",
+                id="a route called default",
             ),
             pytest.param(
                 f"name: {'a' * 101}\nmodel: m\nutterances: [x]\n",
@@ -479,15 +486,11 @@ class TestSyntax:
     @pytest.mark.parametrize(
         ("route", "expected"),
         [
-            ("name: a: b\n", "1:8: a second `: ` in one value; put the value in quotes"),
+            ("name: a: b\n", "1:8: put it in quotes: a value with a second `: `"),
             ("name: a\nutterances:\n  - 'x\n  - y\n", "3:5: a quote that is never closed begins here"),
             ('name: a\nutterances:\n  - "x\n---\n', "3:5: a quote that is never closed begins here"),
             ("name: a\nutterances: [x, y\nmodel: m\n", "2:13: the list that begins here with ["),
-            ("name: a\nutterances:\n  - @you\n", "3:5: a text that starts with @ needs quotes"),
-            ("name: a\nutterances:\n  - `x`\n", "3:5: a text that starts with a backquote needs quotes"),
-            ("name: a\nutterances:\n  - *bold*\n", "3:5: a text that starts with * or & needs quotes"),
             ("name: a\nutterances:\n  - *bold text\n", "3:5: nothing is named `&bold` above;"),
-            ("name: a\nutterances:\n  - 'x' y\n", "3:9: not an item"),
             ('name: a\nutterances:\n  - "C:\\dir"\n', "3:8: a backslash in double quotes starts an escape"),
             ("name: a\nmodel\nutterances: [x]\n", "2:1: a key without its `: `"),
             ("name: a\n---\nname: b\n", "2:1: a second document begins here"),
@@ -502,6 +505,51 @@ class TestSyntax:
         (problem,) = refusal(a=route)
         assert problem.startswith(f"routes/a.yaml:{expected}")
 
+    @pytest.mark.parametrize("more", ["", "  - another one\nheldout:\n  - it's a third\n"])
+    @pytest.mark.parametrize(
+        ("written", "column"),
+        [
+            ("note: this is broken", 5),
+            ("note: this is broken: help", 25),
+            ("so it goes:", 5),
+            (": first", 5),
+            ('error: "x" failed', 16),
+            ("# a heading", 4),
+            ("#hashtag", 4),
+            ("*bold* request", 5),
+            ("*bold request", 5),
+            ("* item", 5),
+            ("&and more", 5),
+            ("&", 5),
+            ("@you", 5),
+            ("%50 off", 5),
+            ("`ls` does what", 5),
+            ("fix this: `ls`", 15),
+            ('"quoted" and more', 14),
+            ("'quoted' and more", 14),
+            ("! do it", 5),
+            ("> quoted", 5),
+            ("| piped", 5),
+            ("? asked", 5),
+            ("[link] to what", 5),
+            ("[link]", 5),
+            ("{name} of what", 5),
+            (", then", 5),
+            ("- dash", 5),
+            ("404", 5),
+        ],
+    )
+    def test_of_a_text_that_lacks_quotes_they_are_the_cure(
+        self, refusal: Refusal, written: str, column: int, more: str
+    ) -> None:
+        (problem,) = refusal(a=f"name: a\nmodel: m\nutterances:\n  - fine\n  - {written}\n{more}")
+        assert problem.startswith(f"routes/a.yaml:5:{column}: ")
+        assert re.search("put (it|all of it) in quotes", problem)
+
+    def test_a_quote_that_only_a_later_one_closes(self, refusal: Refusal) -> None:
+        (problem,) = refusal(a="name: a\nmodel: m\nutterances:\n  - 'til noon\n  - what's up\n")
+        assert problem.startswith("routes/a.yaml:5:10: text follows a closing quote; put all of it in quotes")
+
     def test_a_broken_file_hides_nothing_in_the_others_and_is_not_told_twice(self, refusal: Refusal) -> None:
         text = (
             GOOD_SETTINGS
@@ -514,8 +562,7 @@ class TestSyntax:
             c="name: c\nmodel: m\n",
         )
         assert [problem.partition(";")[0] for problem in problems] == [
-            "routes/a.yaml:2:13: the list that begins here with [ has no `,` or `]` where one must be"
-            " (the parser says: did not find expected ',' or ']')",
+            "routes/a.yaml:2:13: the list that begins here with [ has no `,` or `]` where one must be",
             "routes/b.yaml:2:8: unknown model `q`",
             "routes/c.yaml:1:1: a route needs utterances, or at least a description",
             "routes/semroute.yaml:3:81: unknown model `q`",
@@ -678,8 +725,7 @@ class TestAllAtOnce:
             "billing.yaml:5:5: must be text, not a number",
             "billing.yaml:6:5: must not be blank",
             "billing.yaml:7:15: must be a number, not text",
-            "broken.yaml:3:1: no value where one must be, or a bracket above that is never closed"
-            " (the parser says: did not find expected node content)",
+            "broken.yaml:3:1: no value where one must be, or a bracket above that is never closed",
             "semroute.yaml:1:1: unknown key `encodr`",
             "semroute.yaml:3:10: unknown model `bg`",
             "semroute.yaml:4:13: also an utterance, at routes/billing.yaml:4:5",

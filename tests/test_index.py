@@ -49,8 +49,22 @@ def route_of(made, text):
     return made.route_names[made.entries[made.search(query(text), 1)[0].rows[0]].route]
 
 
-def many_routes(count):
-    return {f"route_{r:02}": [f"word{r} item{i} thing{i % 7}" for i in range(count // 20)] for r in range(20)}
+def many_routes(count, routes=20):
+    return {
+        f"route_{r:02}": [f"word{r} item{i} thing{i % 7}" for i in range(count // routes)]
+        for r in range(routes)
+    }
+
+
+@pytest.fixture
+def kind(request, monkeypatch):
+    """How vectors are stored; as a graph here from a size on at which fitting takes no time."""
+    monkeypatch.setattr(index, "FLAT_UP_TO", 100 if request.param == "hnsw" else 4_096)
+    return request.param
+
+
+flat_and_graph = pytest.mark.parametrize("kind", ["flat", "hnsw"], indirect=True)
+graph = pytest.mark.parametrize("kind", ["hnsw"], indirect=True)
 
 
 def test_every_utterance_is_found_by_itself(write_project):
@@ -83,9 +97,11 @@ def test_a_text_repeated_in_a_route_is_indexed_once(write_project):
     assert [entry.text for entry in made.entries] == ["same text", "other text", "third text"]
 
 
-@pytest.mark.parametrize("count", [200, 5_000])
-def test_search_can_be_restricted_to_routes(write_project, count):
+@flat_and_graph
+def test_search_can_be_restricted_to_routes(write_project, kind):
+    count = 600
     made = built(write_project(many_routes(count))).index
+    assert made.manifest.vectors.kind == kind
     only = frozenset({3, 11})
     found = made.search(np.vstack([query("word5 item3 thing3"), query("word3 item1")]), 30, only)
     for nearest in found:
@@ -95,11 +111,11 @@ def test_search_can_be_restricted_to_routes(write_project, count):
 
 
 def test_large_indexes_use_a_graph_that_finds_what_exhaustive_search_finds(write_project):
-    made = built(write_project(many_routes(6_000))).index
+    made = built(write_project(many_routes(6_000, routes=2))).index
     assert (made.manifest.vectors.kind, len(made.entries)) == ("hnsw", 6_000)
     exact = faiss.IndexFlatIP(64)
     exact.add(made.reconstruct())
-    queries = np.vstack([query(f"word{n % 20} item{n} thing{n % 7}") for n in range(0, 290, 3)])
+    queries = np.vstack([query(f"word{n % 2} item{n} thing{n % 7}") for n in range(0, 2_900, 30)])
     wanted = exact.search(queries, 1)[0][:, 0]
     found = np.array([nearest.similarities[0] for nearest in made.search(queries, 20)])
     assert np.mean(np.abs(found - wanted) < 1e-5) > 0.98
@@ -124,9 +140,10 @@ def test_reused_vectors_give_the_index_that_a_fresh_build_gives(write_project, t
     assert reused.manifest == fresh.manifest
 
 
+@graph
 @pytest.mark.parametrize("removed", [0, 1])
-def test_a_graph_grows_by_what_is_new_and_is_rebuilt_when_something_goes(write_project, removed):
-    routes = many_routes(5_000)
+def test_a_graph_grows_by_what_is_new_and_is_rebuilt_when_something_goes(write_project, kind, removed):
+    routes = many_routes(400)
     first = built(write_project(routes)).index
     before = first.search(query("word3 item1"), 5)
     routes = {"aaa": ["an entirely new route"], **routes}
@@ -140,6 +157,9 @@ def test_a_graph_grows_by_what_is_new_and_is_rebuilt_when_something_goes(write_p
     assert {(made.route_names[e.route], e.text) for e in made.entries} == {
         (name, text) for name, texts in routes.items() for text in texts
     }
+    assert [made.entries[row].text for row in made.in_order()] == [
+        t for texts in routes.values() for t in texts
+    ]
     assert first.search(query("word3 item1"), 5) == before, "the old index changed"
 
 
@@ -169,10 +189,16 @@ def test_saved_and_loaded_it_is_the_same(write_project, tmp_path):
 
 def same(one, other) -> bool:
     """Whether two fits hold the same numbers."""
-    alone = [dataclasses.replace(fit, head=None, centroids=None) for fit in (one, other)]
+    alone = [dataclasses.replace(fit, head=None, centroids=None, left_out=None) for fit in (one, other)]
     alike = [getattr(alone[0], f.name) == getattr(alone[1], f.name) for f in dataclasses.fields(one)]
-    arrays = [(fit.head.weights, fit.head.bias, fit.centroids) for fit in (one, other)]
+    arrays = [
+        (fit.head.weights, fit.head.bias, fit.centroids, *_arrays(fit.left_out)) for fit in (one, other)
+    ]
     return all(alike) and all((a == b).all() for a, b in zip(*arrays, strict=True))
+
+
+def _arrays(left_out):
+    return [getattr(left_out, field.name) for field in dataclasses.fields(left_out)]
 
 
 def test_an_index_of_format_1_still_loads_and_counts_as_stale(tmp_path):
@@ -186,12 +212,13 @@ def test_an_index_of_format_1_still_loads_and_counts_as_stale(tmp_path):
     assert check_index(tmp_path / "routes", folder) != []
 
 
-def test_an_index_of_format_2_still_loads_and_counts_as_stale(tmp_path):
-    folder = Path(__file__).parent / "golden" / "format-2"
+@pytest.mark.parametrize("golden", ["format-2", "format-3"])
+def test_an_index_of_an_older_fit_still_loads_and_counts_as_stale(tmp_path, golden):
+    folder = Path(__file__).parent / "golden" / golden
     router = Router.load(folder)
     decision = router.route("where is my refund?")
     assert (decision.route, decision.reason) == ("billing", "match")
-    assert router.index.fitted.head is not None
+    assert router.index.fitted.head is not None and len(router.index.fitted.left_out.rows) == 0
     write_starter(tmp_path / "routes")
     settings = tmp_path / "routes" / "semroute.yaml"
     settings.write_text(settings.read_text().replace("encoder: minilm", "encoder: static"))
@@ -389,9 +416,10 @@ def test_an_encoder_that_breaks_its_promise_stops_the_build(write_project, fault
 # Threads and processes ---------------------------------------------------------------------------------------
 
 
-def test_building_on_an_index_while_it_is_searched(write_project):
+@graph
+def test_building_on_an_index_while_it_is_searched(write_project, kind):
     """An index that is searched never changes, so growing from it disturbs nobody."""
-    routes = many_routes(5_000)
+    routes = many_routes(400)
     base = built(write_project(routes)).index
     text = base.entries[123].text
     stop, wrong = threading.Event(), []
@@ -405,7 +433,7 @@ def test_building_on_an_index_while_it_is_searched(write_project):
     threads = [threading.Thread(target=search) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for step in range(5):
+    for step in range(3):
         more = routes | {f"new_{step}": [f"a new utterance {step} {n}" for n in range(50)]}
         assert built(write_project(more), previous=base).embedded == 50
     stop.set()
@@ -414,9 +442,10 @@ def test_building_on_an_index_while_it_is_searched(write_project):
     assert wrong == []
 
 
-@pytest.mark.parametrize("count", [200, 5_000])
-def test_a_forked_child_searches_and_does_not_hang(write_project, count):
-    made = built(write_project(many_routes(count))).index
+@flat_and_graph
+def test_a_forked_child_searches_and_does_not_hang(write_project, kind):
+    made = built(write_project(many_routes(400))).index
+    assert made.manifest.vectors.kind == kind
     queries = np.vstack([query(entry.text) for entry in made.entries[:64]])
     wanted = [nearest.rows[0] for nearest in made.search(queries, 5)]  # starts OpenMP's threads in the parent
     context = multiprocessing.get_context("fork")

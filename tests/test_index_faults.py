@@ -455,6 +455,29 @@ def test_fitted_numbers_of_a_crafted_size_are_refused(folder):
 
 
 @pytest.mark.parametrize(
+    "left_out",
+    [
+        [[12, 0, 0.5, 0.5]],
+        [[-1, 0, 0.5, 0.5]],
+        [[0, 3, 0.5, 0.5]],
+        [[0, 0, 1.5, 0.5]],
+        [[0, 0, np.nan, 0.5]],
+        [[0, 0, 0.5, 2.0]],
+        [[0, 0, 0.5]],
+        [0.0],
+    ],
+)
+def test_what_was_left_out_must_be_judgements_of_utterances(folder, left_out):
+    good = zipfile.ZipFile(file_of(folder, "fitted"))
+    kept = {name.removesuffix(".npy"): good.read(name) for name in good.namelist()}
+    forge(folder, "fitted", npz(**kept | {"left_out": npy(np.array(left_out, np.float64))}))
+    with pytest.raises(ArtifactCorrupt):
+        index.load(folder)
+    forge(folder, "fitted", npz(**kept | {"left_out": npy(np.array([[11, 2, 1.0, -1.0]]))}))
+    assert index.load(folder).fitted.left_out.rows == [11]
+
+
+@pytest.mark.parametrize(
     "name", ["../secret", "/etc/passwd", "vectors-0123456789abcdef.faiss/../../x", "manifest.json"]
 )
 def test_names_that_leave_the_folder_are_refused(folder, name):

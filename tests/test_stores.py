@@ -31,6 +31,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semroute.databases import postgres as databases_postgres
 from semroute.errors import (
     OutcomeConflict,
     OutcomeInvalid,
@@ -179,7 +180,7 @@ class Place:
             connection.execute("BEGIN IMMEDIATE")
         else:
             connection = psycopg.connect(self.spec)
-            connection.execute(postgres_module._LOCK)
+            connection.execute(postgres_module.MIGRATING)
         yield
         connection.rollback()
         connection.close()
@@ -778,8 +779,8 @@ def test_it_is_kept_in_a_rollback_journal_whatever_it_was_in(file_place):
     file_place.open().append([outcome()])
     assert file_place.execute("PRAGMA journal_mode") == [("delete",)]
     store = file_place.open()
-    assert store._connection.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
-    assert store._connection.execute("PRAGMA secure_delete").fetchone() == (1,)
+    assert store._file.connection.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
+    assert store._file.connection.execute("PRAGMA secure_delete").fetchone() == (1,)
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\x00" + b"\xff" * 200])
@@ -857,12 +858,12 @@ def test_a_read_only_file_and_folder():
 def test_a_full_disk(file_place):
     store = file_place.open()
     store.append([outcome()])
-    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    pages = store._file.connection.execute("PRAGMA page_count").fetchone()[0]
+    store._file.connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreUnavailable, match="disk"):
         store.append([outcome(text="x" * 50_000)])
     assert store.last() == 1
-    store._connection.execute("PRAGMA max_page_count = 1000000")
+    store._file.connection.execute("PRAGMA max_page_count = 1000000")
     assert store.append([outcome()]) == [2]
 
 
@@ -891,7 +892,7 @@ def test_the_vector_column_is_pgvectors(server_place):
 def test_a_number_is_given_when_the_one_before_is_committed(server_place):
     slow, quick, reader = (server_place.open() for _ in range(3))
     with psycopg.connect(server_place.spec) as first:
-        first.execute(postgres_module._LOCK)
+        first.execute(postgres_module.MIGRATING)
         first.execute(
             "INSERT INTO semroute_log (seq, id, kind) VALUES (1, %s, 'forgotten')", (new_ulid(),)
         )  # a writer in the middle of its transaction
@@ -1040,8 +1041,8 @@ def test_a_password_is_in_no_representation(server_place):
 
 
 def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch, tmp_path):
-    monkeypatch.setattr(postgres_module, "CONNECT_TIMEOUT_S", 2)
-    monkeypatch.setattr(postgres_module, "_RETRY_DELAYS_S", ())
+    monkeypatch.setattr(databases_postgres, "CONNECT_TIMEOUT_S", 2)
+    monkeypatch.setattr(databases_postgres, "_RETRY_DELAYS_S", ())
     with socket.create_server(("127.0.0.1", 0)) as listening:
         start = time.monotonic()
         with pytest.raises(StoreUnavailable):
@@ -1069,7 +1070,8 @@ def test_without_psycopg_the_error_is_the_install_command(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("StoreUnavailable")
-    assert "pip install 'semroute-router[postgres]'" in done.stdout
+    assert "the extra `postgres` of semroute-router" in done.stdout
+    assert "pip install '.[postgres]'" in done.stdout
 
 
 def test_a_relative_path_is_taken_from_the_root_and_an_absolute_one_as_it_is(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semroute.vote import NO_VOTE, TEMPERATURE, Evidence, Fitted, Head, Judge, Limits, judge, rank
+from semroute.vote import NO_VOTE, TEMPERATURE, Evidence, Fitted, Head, Judge, LeftOut, Limits, judge, rank
 
 NAMES = ("alpha", "beta", "gamma")
 MANY = tuple(f"route {n}" for n in range(15))
@@ -29,6 +29,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 def fitted(evidence=CERTAIN, head=None, count=3, centroids=None, scale=1.0):
     return Fitted(
+        left_out=LeftOut.none(),
         head=head,
         vote_scale=scale,
         centroids=np.eye(count, DIM, dtype=np.float32) if centroids is None else centroids,

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from semroute import __version__
-from semroute.cli import evaluation, reporting, routing, serving
+from semroute.cli import evaluation, log, reporting, routing, serving, tuning
 from semroute.cli.escalations import escalations
 from semroute.cli.output import BAD_INPUT, escape, print_line, say, say_problems
 from semroute.errors import ConfigError, SemrouteError
@@ -29,8 +29,10 @@ app = typer.Typer(
 routing.register(app)
 evaluation.register(app)
 reporting.register(app)
+tuning.register(app)
 serving.register(app)
 app.add_typer(escalations, name="escalations")
+log.register(app)
 
 
 def main() -> NoReturn:

@@ -164,24 +164,34 @@ def forget_outcomes(
     index: IndexOption = Path("index"),
     as_json: JsonOption = False,
 ) -> None:
-    """Erase outcomes for ever: of a prompt, of a principal, or by id."""
+    """Erase for ever the outcomes of a prompt, of a principal, or by id; the first two in the log as well."""
+    from semroute.cli.forgetting import forget_decisions, forget_principal
     from semroute.escalations import prompt_hash
 
     if prompt is None and by is None and not ids:
         refuse("Say which: the PROMPT, --by or --id.")
-    memory = _remembering(index).memory
+    router = _remembering(index)
+    memory, settings, root = router.memory, router.index.config.settings, index.absolute().parent
     hashed = None if prompt is None else prompt_hash(prompt, memory.key())
     named = list(ids or ())
     if by is not None:
         named += memory.by_principal(by)
     erased = memory.forget(ids=named, prompt_hash=hashed)
-    print_json({"erased": erased}) if as_json else print_line(f"{erased} outcomes erased")
+    decisions = 0 if prompt is None else forget_decisions(prompt, settings, root)
+    judgements = 0 if by is None else forget_principal(by, settings, root)
+    if as_json:
+        print_json({"erased": erased, "decisions": decisions, "judgements": judgements})
+    else:
+        logged = (
+            "" if settings.log is None else f", {decisions} decisions and {judgements} judgements of the log"
+        )
+        print_line(f"{erased} outcomes erased{logged}")
 
 
 def _remembering(index: Path) -> Router:
     from semroute.router import Router
 
-    router = Router.load(index)
+    router = Router.load(index, log=False)
     router.memory.key()  # opens the store, or says why not
     return router
 

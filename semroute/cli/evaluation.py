@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from semroute.cli.output import IndexOption, JsonOption, console, print_json, print_markup, progress, refuse
+from semroute.cli.output import (
+    CHECK_FAILED,
+    IndexOption,
+    JsonOption,
+    console,
+    escape,
+    print_json,
+    print_line,
+    print_markup,
+    progress,
+    refuse,
+    say,
+    say_if_stale,
+)
+
+if TYPE_CHECKING:
+    from semroute.assess import Assessment
+    from semroute.evaluate import Case
+    from semroute.router import Router
 
 _SHOWN_WRONG = 20
+
+
+class Format(StrEnum):
+    """How the result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    GITHUB = "github"
+    JUNIT = "junit"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,28 +59,104 @@ def evaluate_index(
             show_default=False,
         ),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline", help="Another index, to compare with prompt by prompt.", show_default=False
+        ),
+    ] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Perturb the prompts too, and tell how many flip.")
+    ] = False,
+    output: Annotated[
+        Format, typer.Option("--format", help="How to print it; `github` is for GitHub Actions.")
+    ] = Format.TABLE,
+    routes: Annotated[
+        Path | None,
+        typer.Option(
+            "--routes",
+            help="Where the heldout lists stand; routes/ beside the index, if left out.",
+            show_default=False,
+        ),
+    ] = None,
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Show every wrong prompt, not only {_SHOWN_WRONG}.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the routing on labelled prompts, and show which were wrong and why."""
-    from semroute.evaluate import evaluate, heldout_cases, read_cases
+    """Measure the routing on labelled prompts; exit 1 below the floors that the settings set."""
+    from semroute.artifact import build_command
+    from semroute.assess import assess
     from semroute.router import Router
 
-    router = Router.load(index)
-    labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
+    router = Router.load(index, log=False)
+    say_if_stale(router.index, index)
+    before = None if baseline is None else Router.load(baseline, log=False)
+    labelled = _cases(cases, router, before, index.parent / "routes" if routes is None else routes)
     if not labelled:
         refuse(
-            f"{index} holds no heldout prompts. Add `heldout:` to the routes and run `semroute build`, "
-            "or name labelled prompts with --cases FILE.jsonl."
+            f"{index} holds no heldout prompts. Add `heldout:` to the routes and run "
+            f"`{build_command(index)}`, or name labelled prompts with --cases FILE.jsonl."
         )
     with progress("Evaluating") as advance:
-        evaluation = evaluate(router, labelled, advance)
-    if as_json:
-        print_json(evaluation.to_dict())
-        return
-    from semroute.summary import summary
+        found = assess(
+            router,
+            labelled,
+            baseline=before,
+            perturbed=robustness,
+            tagged=cases is not None,
+            progress=advance,
+        )
+    output = Format.JSON if as_json else output
+    _print(found, output, None if show_all else _SHOWN_WRONG)
+    if output is not Format.TABLE:  # which says it itself
+        for floor in found.missed:
+            say(f"[red]floor not held:[/] {escape(str(floor))}")
+    if found.missed:
+        raise typer.Exit(CHECK_FAILED)
 
-    width = console().width if sys.stdout.isatty() else None
-    print_markup("\n".join(summary(evaluation, None if show_all else _SHOWN_WRONG, width)))
+
+def _cases(source: str | None, router: Router, baseline: Router | None, routes: Path) -> list[Case]:
+    """The cases of a file, or the heldout lists; they may expect what either index knows."""
+    from semroute.build import config_in
+    from semroute.evaluate import heldout_cases, read_cases
+
+    if source is None:
+        return heldout_cases(router.index.config, config_in(routes))
+    known = [router] if baseline is None else [router, baseline]
+    names = dict.fromkeys(name for one in known for name in one.index.route_names)
+    models = dict.fromkeys(name for one in known for name in one.index.config.settings.models)
+    return read_cases(source, tuple(names), tuple(models))
+
+
+def _print(found: Assessment, output: Format, shown: int | None) -> None:
+    if output is Format.JSON:
+        print_json(found.to_dict())
+    elif output is Format.JUNIT:
+        from semroute.formats import junit
+
+        print_line(junit(found))
+    elif output is Format.GITHUB:
+        _print_for_github(found)
+    else:
+        from semroute.summary import assessment
+
+        width = console().width if sys.stdout.isatty() else None
+        print_markup("\n".join(assessment(found, shown, width)))
+
+
+def _print_for_github(found: Assessment) -> None:
+    """Annotations to stdout, where GitHub looks for them, and the summary to the file that it names."""
+    from semroute.formats import job_summary, workflow_commands
+
+    for line in workflow_commands(found):
+        print_line(line)
+    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not place:
+        print_line(job_summary(found).rstrip())
+        return
+    try:
+        with Path(place).open("a", encoding="utf-8") as file:
+            file.write(job_summary(found))
+    except OSError as error:
+        say(f"[yellow]note:[/] the summary could not be written: {escape(error.strerror or str(error))}")

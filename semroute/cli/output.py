@@ -16,7 +16,7 @@ from semroute.errors import Problem
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from semroute.index import Progress
+    from semroute.index import Progress, RouteIndex
 
 CHECK_FAILED, BAD_INPUT = 1, 2
 """Exit codes beside 0."""
@@ -103,6 +103,17 @@ def print_json(value: Any) -> None:
 def say(markup: str) -> None:
     """A message for people, in markup, to stderr."""
     stderr_console().print(markup, soft_wrap=True)
+
+
+def say_if_stale(index: RouteIndex, folder: Path) -> None:
+    """One line where `index`, loaded from `folder`, is not what `routes/` beside it says now."""
+    from semroute.artifact import build_command
+    from semroute.build import staleness
+
+    why = staleness(index, folder)
+    if why is not None:
+        said = escape(f"{folder} is {why}. Run `{build_command(folder)}`.")
+        say(f"[yellow]note:[/] {said}")
 
 
 def say_problems(problems: Iterable[Problem]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from semroute.cli.log import logged_decisions
 from semroute.cli.output import IndexOption, JsonOption, print_json, print_line, progress, refuse, say
 
 
@@ -40,10 +41,12 @@ def write_report(
     from semroute.report.spreadsheet import wrong_csv
     from semroute.router import Router
 
-    router = Router.load(index)
+    router = Router.load(index, log=False)
+    settings = router.index.config.settings
     labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
+    log = None if settings.log is None else logged_decisions(settings, index.absolute().parent)
     with progress("Evaluating") as advance:
-        report = gather(router, labelled, progress=advance)
+        report = gather(router, labelled, log, progress=advance)
     page = render(report).encode("utf-8", "replace")
     _write(output, page)
     if wrong is not None:

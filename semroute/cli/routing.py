@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +21,7 @@ from semroute.cli.output import (
     progress,
     refuse,
     say,
+    say_if_stale,
     say_warnings,
 )
 from semroute.errors import ConfigError, Problem
@@ -47,6 +47,7 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Write a commented starter folder. Never overwrites anything."""
+    from semroute.artifact import build_command
     from semroute.starter import write_starter
 
     written = write_starter(routes)
@@ -55,7 +56,8 @@ def init(
     else:
         for path in written:
             print_line(str(path))
-    say("Edit them, then run:\n  [bold]semroute build[/]\n  [bold]semroute route 'your prompt'[/]")
+    command = escape(build_command(Path("index"), routes))
+    say(f"Edit them, then run:\n  [bold]{command}[/]\n  [bold]semroute route 'your prompt'[/]")
 
 
 def validate(
@@ -121,6 +123,9 @@ def route(
     step: Annotated[
         str | None, typer.Option("--step", help="The step of a pipeline, for rules.", show_default=False)
     ] = None,
+    no_log: Annotated[
+        bool, typer.Option("--no-log", help="Leave the decision log, where there is one, as it is.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Route a prompt and say why, with the nearest utterances."""
@@ -129,7 +134,8 @@ def route(
     from semroute.router import Router
 
     texts: list[Prompt] = [prompt] if prompt is not None else _read_prompts(str(prompts))
-    router = Router.load(index)
+    router = Router.load(index, log=not no_log)
+    say_if_stale(router.index, index)
     many = prompts is not None
     for start in range(0, len(texts), _BATCH):
         for decision in router.route_many(texts[start : start + _BATCH], step=step):
@@ -139,6 +145,7 @@ def route(
                 print_line(_decision_line(decision))
             else:
                 _show_decision(decision)
+        router.flush()  # a file of a million prompts comes faster than a log is written
 
 
 def lint(
@@ -150,8 +157,8 @@ def lint(
     """Name what is weak in the utterances and heldout prompts, each with its place and what would help."""
     from semroute.lint import examine
 
-    with progress("Embedding") as advance:
-        findings = examine(routes, index, progress=advance)
+    with progress("Embedding") as advance, progress("Fitting") as fitting:
+        findings = examine(routes, index, progress=advance, fitting=fitting)
     if as_json:
         print_json([finding.to_dict() for finding in findings])
     else:
@@ -189,15 +196,16 @@ def schema(
     as_json: Annotated[bool, typer.Option("--json", help="Accepted everywhere; a schema is JSON.")] = True,
 ) -> None:
     """Print the JSON Schemas of the YAML files, for editors."""
-    from semroute.config import json_schemas
+    from semroute.config import json_schemas, schema_text
 
     schemas = json_schemas()
     if which is not None and which not in schemas:
         refuse(f"There is no schema {which!r}: choose {' or '.join(schemas)}.")
-    print_line(json.dumps(schemas if which is None else schemas[which], indent=2, ensure_ascii=False))
+    print_line(schema_text(schemas if which is None else schemas[which]).removesuffix("\n"))
 
 
 def _check_index(routes: Path, index: Path, as_json: bool) -> None:
+    from semroute.artifact import build_command
     from semroute.build import check_index
 
     changes = check_index(routes, index)
@@ -209,7 +217,8 @@ def _check_index(routes: Path, index: Path, as_json: bool) -> None:
     else:
         print_line(f"{index}: up to date with {routes}")
     if changes:
-        say(f"{index} is stale against {routes}. Run: [bold]semroute build[/]")
+        command = escape(build_command(index, routes))
+        say(f"{escape(str(index))} is stale against {escape(str(routes))}. Run: [bold]{command}[/]")
         raise typer.Exit(CHECK_FAILED)
 
 

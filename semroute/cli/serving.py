@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semroute.cli.output import IndexOption, print_json, print_line, refuse
+from semroute.errors import install_extra
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from uvicorn import Config
 
 _BACKLOG = 2048
-_CURE = "install the extra `serve`: pip install 'semroute-router[serve]'"
 
 
 def register(app: typer.Typer) -> None:
@@ -82,7 +82,7 @@ def _app(
 
         from semroute.server import create_app
     except ImportError as error:
-        refuse(f"semroute serve needs {error.name}; {_CURE}.")
+        refuse(f"semroute serve needs {error.name}; {install_extra('serve')}.")
     from semroute.access import LOOPBACK_HOSTS, is_loopback, parse_keys
     from semroute.router import Router
 

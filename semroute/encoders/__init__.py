@@ -23,6 +23,7 @@ __all__ = [
     "Kind",
     "KnownIdentity",
     "identify",
+    "is_spec",
     "open_encoder",
     "open_words",
     "verify_assets",
@@ -103,10 +104,16 @@ def identify(spec: str, *, root: Path) -> KnownIdentity:
             return KnownIdentity(spec, model, None, PREPROCESSING)
 
 
-def _split(spec: str) -> tuple[str, str]:
-    """Kind and argument of a spec; raises EncoderUnavailable when there is no such encoder."""
+def is_spec(spec: str) -> bool:
+    """Whether `spec` names an encoder as YAML may; an encoder object may call itself anything."""
     kind, colon, argument = spec.partition(":")
     bundled = kind in {"minilm", "static"} and not colon
-    if bundled or (kind in {"sentence-transformers", "onnx", "openai"} and argument.strip()):
-        return kind, argument.strip()
-    raise EncoderUnavailable(f"there is no encoder {spec!r}; possible are {_SPECS}")
+    return bundled or (kind in {"sentence-transformers", "onnx", "openai"} and bool(argument.strip()))
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """Kind and argument of a spec; raises EncoderUnavailable when there is no such encoder."""
+    if not is_spec(spec):
+        raise EncoderUnavailable(f"there is no encoder {spec!r}; possible are {_SPECS}")
+    kind, _, argument = spec.partition(":")
+    return kind, argument.strip()

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from semroute.encoders.base import EncoderIdentity, Kind, KnownIdentity, clip, unit_rows
 from semroute.encoders.folder import CHARS_PER_TOKEN, folder_digest, max_tokens, require_folder
-from semroute.errors import EncoderUnavailable, EncodingFailed
+from semroute.errors import EncoderUnavailable, EncodingFailed, install_extra
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from semroute.encoders.base import Vectors
 
-_INSTALL = "pip install -U 'semroute-router[sentence-transformers]'"
+_EXTRA = "sentence-transformers"
 _OLDEST = {"sentence-transformers": (5, 5, 2), "transformers": (5, 3, 0)}
 """Earlier versions run code from a model folder (fixed in sentence-transformers 5.5.2, transformers 5.3)."""
 _DOWNLOADED = ["*.json", "*.txt", "*.model", "*.safetensors", "*.py"]
@@ -119,12 +119,14 @@ def _require_library(name: str) -> None:
         try:
             found = version(package)
         except PackageNotFoundError as error:
-            raise EncoderUnavailable(f"encoder {name}: {package} is not installed: {_INSTALL}") from error
+            raise EncoderUnavailable(
+                f"encoder {name}: {package} is not installed: {install_extra(_EXTRA)}"
+            ) from error
         if tuple(int(number) for number in re.findall(r"\d+", found)[:3]) < oldest:
             wanted = ".".join(map(str, oldest))
             raise EncoderUnavailable(
                 f"encoder {name}: {package} {found} can run code from a model folder, {wanted} is the oldest "
-                f"that cannot: {_INSTALL}"
+                f"that cannot: {install_extra(_EXTRA)}"
             )
 
 

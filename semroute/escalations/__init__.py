@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from semroute.errors import StoreUnavailable
+from semroute.errors import StoreUnavailable, install_extra
 from semroute.escalations.outcome import (
     Entry,
     Event,
@@ -150,8 +150,8 @@ def open_store(spec: str, *, root: Path) -> Store:
             from semroute.escalations.postgres import PostgresStore
         except ImportError as error:
             raise StoreUnavailable(
-                f"a PostgreSQL store needs psycopg, which does not load ({error});"
-                " pip install 'semroute-router[postgres]'"
+                f"a PostgreSQL store needs psycopg, which does not load ({error}); "
+                + install_extra("postgres")
             ) from error
         return PostgresStore(spec)
     raise StoreUnavailable("no such kind of store; write sqlite:PATH or postgresql://USER@HOST/DATABASE")

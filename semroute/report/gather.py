@@ -139,7 +139,7 @@ def gather(
     index, settings = router.index, router.index.config.settings
     evaluation = None
     if cases:
-        evaluation = evaluate(router, cases, progress, lambda case, found: judged.append((case, found)))
+        evaluation = evaluate(router, cases, progress, each=lambda case, found: judged.append((case, found)))
     vectors, names = index.reconstruct(), index.route_names
     lying = overlap(index, vectors, _PAIRS)
     order = in_order(vectors, index.routes, len(names))

@@ -1,0 +1,239 @@
+"""What the routing saved, and what it cost in quality. Pure functions over logged decisions.
+
+Three things that are never added up to one number:
+
+measured    what was spent: real token counts at the prices that were configured when the call was made.
+estimated   what the default model would have cost for the same tokens: an estimate, since another model
+            answers with other lengths, and counts tokens its own way.
+quality     mean scores of the decisions that somebody judged, beside those of the default model.
+
+What is not known is counted, never taken as zero.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from semroute.decision import Candidate
+
+if TYPE_CHECKING:
+    from semroute.config import ModelCard
+    from semroute.decisionlog.record import LoggedDecision
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was spent. `usd` is the sum over the decisions of which it is known, `decisions` of them.
+
+    Every call of a decision counts, those that failed too. prompt_tokens, completion_tokens: sums over the
+    same decisions, of the calls that answered. not_reported: decisions of which nobody said that a model was
+    called. failed: no model answered, and no tokens were counted. without_tokens: a model answered, and its
+    token counts are not known. without_price: they are, and a price is not; unpriced says of which models.
+    """
+
+    decisions: int
+    usd: float
+    prompt_tokens: int
+    completion_tokens: int
+    not_reported: int
+    failed: int
+    without_tokens: int
+    without_price: int
+    unpriced: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """What always calling the default model would have cost at the same token counts: an estimate.
+
+    Over the `decisions` whose cost is measured, that were answered, and for which the default has a price:
+    the one that was configured at the decision where it was a candidate, else today's. spent_usd: what these
+    decisions cost, measured. baseline_usd: the estimate. saved_usd: their difference, negative when routing
+    cost more. saved_share: of the baseline, None where that is 0. without_baseline: decisions whose cost is
+    measured and that could not be compared.
+    """
+
+    default: str
+    decisions: int
+    spent_usd: float
+    baseline_usd: float
+    saved_usd: float
+    saved_share: float | None
+    without_baseline: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Scores of the decisions of one route that one model answered, as far as somebody judged them.
+
+    route: None where the default served. default_mean: mean score of the default model on the same route,
+    over default_judged decisions; None where nobody judged one.
+    """
+
+    route: str | None
+    model: str
+    decisions: int
+    judged: int
+    mean: float | None
+    default_judged: int
+    default_mean: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """See the module. since, until: times of the first and last decision; None without decisions.
+
+    quality: by route and model, most decisions first. judged, unjudged: decisions with and without a score.
+    mean, default_mean: scores over all decisions, and over those that the default model answered; which
+    decisions get judged is no accident, so the two may be about different prompts.
+    """
+
+    since: float | None
+    until: float | None
+    decisions: int
+    measured: Measured
+    estimated: Estimated
+    quality: tuple[Quality, ...]
+    judged: int
+    unjudged: int
+    mean: float | None
+    default_judged: int
+    default_mean: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain JSON types."""
+        return {**asdict(self), "quality": [asdict(each) for each in self.quality]}
+
+
+def savings(decisions: Iterable[LoggedDecision], models: Mapping[str, ModelCard], default: str) -> Savings:
+    """What the routing of `decisions` cost, saved and lost.
+
+    models: the catalogue, for the price of the default where a decision does not tell it. default: name of
+    the model that serves what no route wins, the first of `default.models`.
+    """
+    tally = _Tally(models, default)
+    for decision in decisions:
+        tally.add(decision)
+    return tally.result()
+
+
+def savings_by_day(
+    decisions: Iterable[LoggedDecision], models: Mapping[str, ModelCard], default: str
+) -> dict[date, Savings]:
+    """`savings` of each day (UTC) with a decision, in order."""
+    days: dict[date, _Tally] = defaultdict(lambda: _Tally(models, default))
+    for decision in decisions:
+        days[datetime.fromtimestamp(decision.time, UTC).date()].add(decision)
+    return {day: days[day].result() for day in sorted(days)}
+
+
+class _Tally:
+    """Sums over decisions, so that a long log is read once and held nowhere."""
+
+    def __init__(self, models: Mapping[str, ModelCard], default: str) -> None:
+        self._models, self._default = models, default
+        self._times: tuple[float, float] | None = None
+        self._counts: Counter[str] = Counter()
+        self._unpriced: Counter[str] = Counter()
+        self._usd = self._spent = self._baseline = 0.0
+        self._groups: Counter[tuple[str | None, str]] = Counter()
+        self._scores: dict[tuple[str | None, str], list[float]] = defaultdict(list)
+
+    def add(self, decision: LoggedDecision) -> None:
+        """Count one decision in."""
+        first, last = self._times or (decision.time, decision.time)
+        self._times = min(first, decision.time), max(last, decision.time)
+        self._counts["decisions"] += 1
+        group = decision.route, decision.served_by or decision.model
+        self._groups[group] += 1
+        if decision.score is not None:
+            self._scores[group].append(decision.score)
+        if not decision.attempts:
+            self._counts["not_reported"] += 1
+        elif decision.prompt_tokens is None or decision.completion_tokens is None:
+            self._counts["without_tokens" if decision.error is None else "failed"] += 1
+        elif decision.usd is None:
+            self._unpriced[group[1]] += 1
+        else:
+            self._add_cost(decision, decision.usd)
+
+    def result(self) -> Savings:
+        """What was counted."""
+        scores = [score for group in self._scores.values() for score in group]
+        of_default = [
+            score for (_, model), group in self._scores.items() if model == self._default for score in group
+        ]
+        first, last = self._times or (None, None)
+        return Savings(
+            since=first,
+            until=last,
+            decisions=self._counts["decisions"],
+            measured=self._measured(),
+            estimated=self._estimated(),
+            quality=self._quality(),
+            judged=len(scores),
+            unjudged=self._counts["decisions"] - len(scores),
+            mean=_mean(scores),
+            default_judged=len(of_default),
+            default_mean=_mean(of_default),
+        )
+
+    def _add_cost(self, decision: LoggedDecision, usd: float) -> None:
+        self._counts["priced"] += 1
+        self._usd += usd
+        self._counts["prompt_tokens"] += decision.prompt_tokens or 0
+        self._counts["completion_tokens"] += decision.completion_tokens or 0
+        would = None if decision.error is not None else self._default_usd(decision)
+        if would is None:
+            self._counts["without_baseline"] += 1
+        else:
+            self._counts["compared"] += 1
+            self._spent += usd
+            self._baseline += would
+
+    def _default_usd(self, decision: LoggedDecision) -> float | None:
+        then = [candidate for candidate in decision.candidates if candidate.model == self._default]
+        if not then and self._default in self._models:
+            card = self._models[self._default]
+            prices = card.prompt_usd_per_1m, card.completion_usd_per_1m
+            then = [Candidate(self._default, None, None, *prices)]
+        return then[0].usd(decision.prompt_tokens, decision.completion_tokens) if then else None
+
+    def _measured(self) -> Measured:
+        names = ("prompt_tokens", "completion_tokens", "not_reported", "failed", "without_tokens")
+        return Measured(
+            decisions=self._counts["priced"],
+            usd=self._usd,
+            without_price=self._unpriced.total(),
+            unpriced=dict(sorted(self._unpriced.items())),
+            **{name: self._counts[name] for name in names},
+        )
+
+    def _estimated(self) -> Estimated:
+        saved = self._baseline - self._spent
+        return Estimated(
+            default=self._default,
+            decisions=self._counts["compared"],
+            spent_usd=self._spent,
+            baseline_usd=self._baseline,
+            saved_usd=saved,
+            saved_share=None if self._baseline == 0.0 else saved / self._baseline,
+            without_baseline=self._counts["without_baseline"],
+        )
+
+    def _quality(self) -> tuple[Quality, ...]:
+        found = []
+        for (route, model), count in self._groups.items():
+            scores = self._scores.get((route, model), [])
+            beside = self._scores.get((route, self._default), [])
+            found.append(Quality(route, model, count, len(scores), _mean(scores), len(beside), _mean(beside)))
+        return tuple(sorted(found, key=lambda each: (-each.decisions, each.route or "", each.model)))
+
+
+def _mean(scores: list[float]) -> float | None:
+    return fmean(scores) if scores else None
