@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -711,7 +712,19 @@ def test_a_stop_is_not_ready_at_once_and_lets_streams_end(fake, tmp_path):
     assert all(text.rstrip().endswith("[DONE]") and '"content": "29 "' in text for text in texts)
 
 
-def test_the_command_refuses_what_is_not_safe(fake, tmp_path):
+@pytest.fixture
+def own_logging():
+    """The command logs for its whole process, which here is that of the tests."""
+    names = ("semroute", "semroute.access", "uvicorn.error")
+    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in names}
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+def test_the_command_refuses_what_is_not_safe(fake, tmp_path, own_logging):
     from typer.testing import CliRunner
 
     write(tmp_path / "routes", fake, billing="ok")
