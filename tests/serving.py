@@ -22,12 +22,13 @@ from semroute.server import create_app
 STATIC = open_encoder("static", root=Path())
 BILLING = ["where is my refund", "cancel my subscription", "my card was charged twice", "send me an invoice"]
 CODING = ["write a python function", "fix this bug in my code", "explain this stack trace", "sort a list"]
+PATIENT = {"cooldown_s": 0.3, "max_cooldown_s": 2.0}
 HURRIED = {
-    "connect_s": 0.3,
-    "first_content_s": 0.4,
-    "answer_s": 0.4,
-    "stall_s": 0.4,
-    "total_s": 5.0,
+    "connect_s": 0.8,
+    "first_content_s": 1.0,
+    "answer_s": 1.0,
+    "stall_s": 1.0,
+    "total_s": 10.0,
     "cooldown_s": 0.3,
     "max_cooldown_s": 2.0,
 }
@@ -84,7 +85,7 @@ def make_router(
 
 @contextlib.contextmanager
 def serving(router: Router, **options: Any) -> Iterator[Served]:
-    options = {"settings": ServeSettings(**HURRIED), **options}
+    options = {"settings": ServeSettings(**PATIENT), **options}
     app = create_app(router, **options)
     config = uvicorn.Config(app, port=0, log_level="critical", access_log=False, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ import openai
 import pytest
 from browser import Browser
 from fake_upstream import FakeUpstream
-from serving import HURRIED, all_have_stopped, make_router, serving
+from serving import PATIENT, all_have_stopped, make_router, serving
 
 from semroute import catalog
 from semroute.build import build_index
@@ -285,7 +286,7 @@ def test_a_stored_response_goes_on_at_its_own_upstream_only(router_of, fake):
 
 
 def test_a_session_keeps_its_model_where_that_is_wanted(router_of):
-    settings = ServeSettings(**HURRIED, sticky_s=60)
+    settings = ServeSettings(**PATIENT, sticky_s=60)
     with serving(router_of("ok", "say:b", billing={"model": "say:b"}), settings=settings) as served:
         said = {"metadata": {"session_id": "s-1"}}
         assert served.ask(**said).headers["x-semroute-model"] == "say:b"
@@ -363,7 +364,7 @@ def test_a_rejected_answer_is_better_than_none(router_of, fake):
 
 
 def test_a_held_stream_keeps_its_client_with_comments_and_repeats_nothing(router_of, fake):
-    settings = ServeSettings(**HURRIED | {"keep_alive_s": 0.05, "first_content_s": 5, "stall_s": 5})
+    settings = ServeSettings(**PATIENT | {"keep_alive_s": 0.05, "first_content_s": 5, "stall_s": 5})
     slow = "many:20:0.02"
     billing = cascading("say:As an AI I cannot.", slow, to=[slow, "say:never asked"])
     with serving(
@@ -425,7 +426,7 @@ def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, re
         vote={"min_confidence": 0.9999},
     )
     chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 0.3}
-    with serving(router, settings=ServeSettings.model_validate(HURRIED | {"arbiter": chooser})) as served:
+    with serving(router, settings=ServeSettings.model_validate(PATIENT | {"arbiter": chooser})) as served:
         text = "my invoice function has a bug"
         assert served.post({"prompt": text}, "/v1/route").json()["reason"] == "low_confidence"
         assert fake.requests == []
@@ -515,7 +516,7 @@ def test_feedback_is_about_the_model_that_answered(router_of, tmp_path):
 def test_asking_again_is_a_weak_sign_where_that_is_wanted(router_of, tmp_path):
     store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}"}
     router = router_of("ok", escalations=store)
-    with serving(router, settings=ServeSettings(**HURRIED, regenerate=True)) as served:
+    with serving(router, settings=ServeSettings(**PATIENT, regenerate=True)) as served:
         served.ask()
         served.ask(temperature=0.5)  # another request
         served.ask()
@@ -533,7 +534,7 @@ def test_a_key_has_a_budget_and_a_cap(router_of, fake):
     clients = {"app": {"usd_per_day": 0.3}, "*": {"max_usd_per_1m": 2e4}}
     options = {"keys": {"app": "key-of-app", "other": "key-of-other"}}
     router = router_of("say:dear", "say:cheap", billing=cascading("say:cheap", to=["say:dear"]), cards=cards)
-    settings = ServeSettings.model_validate(HURRIED | {"clients": clients})
+    settings = ServeSettings.model_validate(PATIENT | {"clients": clients})
     with serving(router, settings=settings, **options) as served:
 
         def ask(key, model="semroute/auto", text="where is my refund"):
@@ -711,7 +712,19 @@ def test_a_stop_is_not_ready_at_once_and_lets_streams_end(fake, tmp_path):
     assert all(text.rstrip().endswith("[DONE]") and '"content": "29 "' in text for text in texts)
 
 
-def test_the_command_refuses_what_is_not_safe(fake, tmp_path):
+@pytest.fixture
+def own_logging():
+    """The command logs for its whole process, which here is that of the tests."""
+    names = ("semroute", "semroute.access", "uvicorn.error")
+    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in names}
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+def test_the_command_refuses_what_is_not_safe(fake, tmp_path, own_logging):
     from typer.testing import CliRunner
 
     write(tmp_path / "routes", fake, billing="ok")

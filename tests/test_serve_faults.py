@@ -42,7 +42,7 @@ def chain(fake, tmp_path):
     def make(*modes, cards=None, options=None, **settings):
         models = {mode: {"base_url": fake.url, **(cards or {}).get(mode, {})} for mode in modes}
         router = make_router(tmp_path / "routes", models, {"models": list(modes)}, **settings)
-        return serving(router, **(options or {}))
+        return serving(router, **{"settings": ServeSettings(**HURRIED), **(options or {})})
 
     return make
 
@@ -74,7 +74,7 @@ def test_the_next_model_answers(chain, fake, mode, stream):
     with chain(mode, "ok") as served:
         began = time.monotonic()
         response = served.ask(stream=stream)
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 6
         assert (response.status_code, response.headers["x-semroute-model"]) == (200, "ok")
         assert "SECRET" not in response.text
         assert "I am ok." in response.text or words(response) == ["I ", "am ", "ok. "]
