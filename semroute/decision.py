@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from semroute.prices import usd
+
 Reason = Literal[
     "match",
     "rule",
@@ -41,11 +43,7 @@ class Candidate(NamedTuple):
 
     def usd(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
         """US dollars of so many tokens at these prices; None where one of the four numbers is not known."""
-        if prompt_tokens is None or completion_tokens is None:
-            return None
-        if self.prompt_usd_per_1m is None or self.completion_usd_per_1m is None:
-            return None
-        return (prompt_tokens * self.prompt_usd_per_1m + completion_tokens * self.completion_usd_per_1m) / 1e6
+        return usd(prompt_tokens, completion_tokens, self.prompt_usd_per_1m, self.completion_usd_per_1m)
 
 
 class PastOutcome(NamedTuple):

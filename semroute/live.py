@@ -93,10 +93,8 @@ class Live:
 def _default_usd(answer: Attempt, settings: Settings) -> float:
     """What as many tokens would have cost from the default model; without its prices, what they did cost."""
     card = settings.models[settings.default.model_names[0]]
-    if card.prompt_usd_per_1m is None or card.completion_usd_per_1m is None:
-        return answer.usd or 0.0
-    sent, received = answer.prompt_tokens, answer.completion_tokens
-    return (sent * card.prompt_usd_per_1m + received * card.completion_usd_per_1m) / 1e6
+    usd = card.usd(answer.prompt_tokens, answer.completion_tokens)
+    return (answer.usd or 0.0) if usd is None else usd
 
 
 def _rounded(value: float | None) -> float | None:

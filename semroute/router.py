@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import math
 import os
 import threading
 import time
@@ -637,7 +636,7 @@ class _Snapshot:
         }
         self._models_of[None] = self._settings.default.model_names
         contexts = (card.context_tokens for card in self._settings.models.values())
-        self._least_context = min((size for size in contexts if size is not None), default=math.inf)
+        self._least_context = min((size for size in contexts if size is not None), default=None)
         self._cards = self._settings.models
         self._plans = {names: self._plan(names, _PLAIN) for names in set(self._models_of.values())}
         self._reader = Reader(self._texts, known_words(index.manifest.encoder.name))
@@ -657,8 +656,7 @@ class _Snapshot:
 
     def sized(self, prompt: Prompt, request: _Request) -> _Request:
         """`request` with the size of `prompt`, where that is more than some model can read."""
-        tokens = estimated_tokens(prompt)
-        if tokens <= self._least_context:
+        if self._least_context is None or (tokens := estimated_tokens(prompt)) <= self._least_context:
             return request
         return replace(request, need=replace(request.need, tokens=tokens))
 
@@ -834,10 +832,8 @@ class _Snapshot:
         self, model: str | None, prompt_tokens: int | None, completion_tokens: int | None
     ) -> float | None:
         """US dollars of so many tokens by the configured prices; None where something is not known."""
-        if model not in self._settings.models:
-            return None
-        (priced,) = catalog.candidates([model], self._settings.models)
-        return priced.usd(prompt_tokens, completion_tokens)
+        card = self._settings.models.get(model or "")
+        return None if card is None else card.usd(prompt_tokens, completion_tokens)
 
     def check_model(self, name: str | None) -> None:
         """Raises OutcomeInvalid for a model that is not declared."""

@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from semroute.prices import usd
 from semroute.sources import did_you_mean
 from semroute.yaml import printable, shorten
 
@@ -382,6 +383,10 @@ class ModelCard(Shape):
         if self.base_url and self.api_key_env and _sends_in_the_clear(self.base_url):
             _refuse("must begin with https://, or the key of `api_key_env` travels in the clear", "base_url")
         return self
+
+    def usd(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
+        """US dollars of so many tokens; None where a count or a price is not known."""
+        return usd(prompt_tokens, completion_tokens, self.prompt_usd_per_1m, self.completion_usd_per_1m)
 
 
 class Weights(Shape):

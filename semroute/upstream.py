@@ -188,13 +188,6 @@ class Upstream:
         headers.append((b"content-length", str(len(body)).encode()))
         return self.urls[call.api], headers, body
 
-    def usd(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """What so many tokens cost; None without both prices."""
-        sent, received = self.card.prompt_usd_per_1m, self.card.completion_usd_per_1m
-        if sent is None or received is None:
-            return None
-        return (prompt_tokens * sent + completion_tokens * received) / 1e6
-
 
 @functools.cache
 def _authorities() -> ssl.SSLContext:
@@ -726,7 +719,7 @@ class _Exchange:
         if reading.content or reading.prompt_tokens is not None:
             attempt.prompt_tokens = reading.prompt_tokens or self._call.tokens
             attempt.completion_tokens = reading.completion_tokens or reading.deltas
-            attempt.usd = self._upstream.usd(attempt.prompt_tokens, attempt.completion_tokens)
+            attempt.usd = self._upstream.card.usd(attempt.prompt_tokens, attempt.completion_tokens)
         self._observer.attempted(attempt)
 
 

@@ -69,7 +69,7 @@ ALLOWED = {
     "crossfit": {"choices", "config", "errors", "escalations", "router", "sweep", "ulid"},
     "databases": {"errors"},
     "deciding": {"decision", "router"},
-    "decision": set(),
+    "decision": {"prices"},
     "decisionlog": {
         "catalog",
         "config",
@@ -170,7 +170,8 @@ ALLOWED = {
         "upstream",
         "wire",
     },
-    "shapes": {"sources", "yaml"},
+    "prices": set(),
+    "shapes": {"prices", "sources", "yaml"},
     "sources": {"errors", "yaml"},
     "sse": set(),
     "starter": {"config", "errors"},

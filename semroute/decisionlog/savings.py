@@ -19,8 +19,6 @@ from datetime import UTC, date, datetime
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from semroute.decision import Candidate
-
 if TYPE_CHECKING:
     from semroute.config import ModelCard
     from semroute.decisionlog.record import LoggedDecision
@@ -198,11 +196,8 @@ class _Tally:
 
     def _default_usd(self, decision: LoggedDecision) -> float | None:
         then = [candidate for candidate in decision.candidates if candidate.model == self._default]
-        if not then and self._default in self._models:
-            card = self._models[self._default]
-            prices = card.prompt_usd_per_1m, card.completion_usd_per_1m
-            then = [Candidate(self._default, None, None, *prices)]
-        return then[0].usd(decision.prompt_tokens, decision.completion_tokens) if then else None
+        priced = then[0] if then else self._models.get(self._default)
+        return None if priced is None else priced.usd(decision.prompt_tokens, decision.completion_tokens)
 
     def _measured(self) -> Measured:
         names = ("prompt_tokens", "completion_tokens", "not_reported", "failed", "without_tokens")

@@ -123,12 +123,7 @@ def _cost(one: Logged, cards: Mapping[str, ModelCard], baseline: str) -> tuple[f
 
 
 def _priced(one: Logged, card: ModelCard | None) -> float | None:
-    if card is None or one.prompt_tokens is None or one.completion_tokens is None:
-        return None
-    if card.prompt_usd_per_1m is None or card.completion_usd_per_1m is None:
-        return None
-    prompt = one.prompt_tokens * card.prompt_usd_per_1m
-    return (prompt + one.completion_tokens * card.completion_usd_per_1m) / 1e6
+    return None if card is None else card.usd(one.prompt_tokens, one.completion_tokens)
 
 
 def _periods(sums: Mapping[date, _Sum], days: int) -> list[Period]:
