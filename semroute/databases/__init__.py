@@ -7,11 +7,61 @@ store looks at those of its family only, so that stores may share a file or a sc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 from semroute.errors import StoreMismatch
 
-__all__ = ["done"]
+__all__ = ["Kept", "Row", "done", "pages"]
+
+Row: TypeAlias = tuple[Any, ...]
+_PAGE = 1_000  # rows
+
+
+class Kept(ABC):
+    """Something kept in a file or a database, that is closed in the end. `_where` names it in errors."""
+
+    _where: str
+    _key: bytes
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._where!r})"
+
+    @property
+    def key(self) -> bytes:
+        """The secret of its prompt hashes, 32 bytes, made with it."""
+        return self._key
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the file or the connections back."""
+
+
+def pages(page: Callable[[int, int], list[Row]], after: int, limit: int | None) -> Iterator[list[Row]]:
+    """The rows after the place `after`, at most `limit`, a page at a time.
+
+    page: gives the first so many rows after a place, which stands first in each row. Nothing is held between
+    two pages: a slow reader hinders no writer.
+    """
+    left = limit
+    while left is None or left > 0:
+        size = _PAGE if left is None else min(left, _PAGE)
+        rows = page(after, size)
+        yield rows
+        if len(rows) < size:
+            return
+        after = rows[-1][0]
+        left = None if left is None else left - size
 
 
 def done(found: Iterable[str], migrations: Sequence[tuple[str, object]], where: str, other: str) -> int:

@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeAlias
 
+from semroute.databases import Kept, Row, pages
 from semroute.decisionlog.record import Entry, LoggedDecision, Remembered, joined, remembered
 
 COLUMNS = ("entry", "id", "kind", "time", "principal", "prompt_hash", "text", "vector", "body")
 """After `seq`; the fields of an Entry. `body` is JSON."""
 
-READ_BATCH = 1_000
 PRUNE_BATCH = 5_000  # rows in one transaction: others write in between
-Row: TypeAlias = tuple[Any, ...]
 
 
-class TableLog(ABC):
-    """The part of a `DecisionLog` that is the same in every database. `_where` names it in errors."""
-
-    _where: str
-    _key: bytes
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._where!r})"
-
-    @property
-    def key(self) -> bytes:
-        """See `DecisionLog.key`."""
-        return self._key
+class TableLog(Kept):
+    """The part of a `DecisionLog` that is the same in every database."""
 
     def read(self, since: float | None = None, limit: int | None = None) -> Iterator[LoggedDecision]:
         """See `DecisionLog.read`. Holds no lock between two batches: a slow reader hinders no writer."""
-        after, left = 0, limit
-        while left is None or left > 0:
-            size = READ_BATCH if left is None else min(left, READ_BATCH)
-            rows = self._page(after, size, since)
+        for rows in pages(lambda after, size: self._page(after, size, since), 0, limit):
             yield from self._joined(rows)
-            if len(rows) < size:
-                return
-            after = rows[-1][0]
-            left = None if left is None else left - size
 
     def tail(self, count: int) -> list[LoggedDecision]:
         """See `DecisionLog.tail`."""
@@ -60,14 +39,6 @@ class TableLog(ABC):
         decided = next((entry for entry in entries if entry.kind == "decided"), None)
         return None if decided is None else remembered(decided, entries)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _joined(self, decided: Sequence[Row], about: Sequence[Row] | None = None) -> list[LoggedDecision]:
         if about is None:
             about = self._about([row[2] for row in decided])
@@ -75,10 +46,6 @@ class TableLog(ABC):
         for row in about:
             later[row[2]].append(_entry(row))
         return [joined(_entry(row), later[row[2]], self._where) for row in decided]
-
-    @abstractmethod
-    def close(self) -> None:
-        """See `DecisionLog.close`."""
 
     @abstractmethod
     def _page(self, after: int, size: int, since: float | None) -> list[Row]:

@@ -16,9 +16,9 @@ import time as clock
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
+from semroute.databases import Kept
 from semroute.decisionlog.record import (
     Entry,
     LoggedDecision,
@@ -35,27 +35,19 @@ _LOOK_S = 0.02
 _KEY_BYTES = 32
 
 
-class JsonlLog:
+class JsonlLog(Kept):
     """The log in the file `path`; see `DecisionLog`. patience: seconds to wait for others, then StoreBusy.
 
     Places are those of the bytes in the file. Reading joins what was said later, so it reads the file twice.
     """
 
     def __init__(self, path: Path, *, patience: float = PATIENCE_S) -> None:
-        self._path = path
+        self._path, self._where = path, str(path)
         self._patience = patience
         self._closed = False
         with self._translated():
             _make(path)
             self._key = _stored_key(path.with_name(path.name + ".key"))
-
-    def __repr__(self) -> str:
-        return f"JsonlLog({str(self._path)!r})"
-
-    @property
-    def key(self) -> bytes:
-        """See `DecisionLog.key`."""
-        return self._key
 
     def write(self, entries: Sequence[Entry]) -> None:
         """See `DecisionLog.write`. What a write that failed has left behind is cut off again."""
@@ -79,7 +71,7 @@ class JsonlLog:
         for count, entry in enumerate(entry for entry in decided if entry.time >= (since or 0.0)):
             if limit is not None and count >= limit:
                 return
-            yield joined(entry, later.get(entry.id, ()), str(self._path))
+            yield joined(entry, later.get(entry.id, ()), self._where)
 
     def tail(self, count: int) -> list[LoggedDecision]:
         """See `DecisionLog.tail`."""
@@ -129,14 +121,6 @@ class JsonlLog:
         """See `DecisionLog.close`. Nothing is held open between two calls."""
         self._closed = True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _later(self, ids: set[str] | None = None) -> dict[str, list[Entry]]:
         found: dict[str, list[Entry]] = defaultdict(list)
         for _, entry in self._entries():
@@ -147,7 +131,7 @@ class JsonlLog:
     def _joined(self, decided: Iterable[Entry]) -> list[LoggedDecision]:
         entries = list(decided)
         later = self._later({entry.id for entry in entries})
-        return [joined(entry, later.get(entry.id, ()), str(self._path)) for entry in entries]
+        return [joined(entry, later.get(entry.id, ()), self._where) for entry in entries]
 
     def _entries(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
         """The entries that begin at the place `after` or later, each with the place of its end."""

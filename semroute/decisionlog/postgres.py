@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
+from semroute.databases import Row
 from semroute.databases.postgres import (
     META,
     PATIENCE_S,
@@ -16,7 +17,7 @@ from semroute.databases.postgres import (
     migrate,
     stored_key,
 )
-from semroute.decisionlog.base import COLUMNS, PRUNE_BATCH, Row, TableLog, to_row
+from semroute.decisionlog.base import COLUMNS, PRUNE_BATCH, TableLog, to_row
 from semroute.decisionlog.record import Entry
 
 MIGRATIONS: tuple[Migration, ...] = (

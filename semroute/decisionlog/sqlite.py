@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from semroute.databases import Row
 from semroute.databases.sqlite import MAX_VARIABLES, META, PATIENCE_S, Migration, SqliteFile
-from semroute.decisionlog.base import COLUMNS, PRUNE_BATCH, Row, TableLog, to_row
+from semroute.decisionlog.base import COLUMNS, PRUNE_BATCH, TableLog, to_row
 from semroute.decisionlog.record import Entry
 
 MIGRATIONS: tuple[Migration, ...] = (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
+from semroute.databases import Kept, Row, pages
 from semroute.errors import OutcomeInvalid
 from semroute.escalations.outcome import (
     HASH_BYTES,
@@ -17,27 +17,14 @@ from semroute.escalations.outcome import (
     Record,
     check_ids,
 )
-from semroute.escalations.rows import Row, batches, from_row
+from semroute.escalations.rows import batches, from_row
 from semroute.ulid import new_ulid
 
-READ_BATCH = 1_000
-ID_BATCH = 500  # SQLite before 3.32 takes 999 variables in a statement
 MakeEvents: TypeAlias = Callable[[Sequence[str]], list[Event]]
 
 
-class LogStore(ABC):
-    """The part of a `Store` that is the same in every database. `_where` names it in errors."""
-
-    _where: str
-    _key: bytes
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._where!r})"
-
-    @property
-    def key(self) -> bytes:
-        """See `Store.key`."""
-        return self._key
+class LogStore(Kept):
+    """The part of a `Store` that is the same in every database."""
 
     def append(self, outcomes: Sequence[Outcome]) -> list[int]:
         """See `Store.append`."""
@@ -78,16 +65,9 @@ class LogStore(ABC):
 
     def read(self, after: int = 0, limit: int | None = None) -> Iterator[Record]:
         """See `Store.read`."""
-        left = limit
-        while left is None or left > 0:
-            size = READ_BATCH if left is None else min(left, READ_BATCH)
-            rows = self._page(after, size)
+        for rows in pages(self._page, after, limit):
             for row in rows:
                 yield from_row(row, self._where)
-            if len(rows) < size:
-                return
-            after = rows[-1][0]
-            left = None if left is None else left - size
 
     def events(self) -> list[tuple[int, Event]]:
         """See `Store.events`."""
@@ -96,15 +76,7 @@ class LogStore(ABC):
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """See `Store.known`."""
-        return {found for part in batches(check_ids(ids), ID_BATCH) for found in self._known_ids(part)}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        return set(self._known_ids(check_ids(ids)))
 
     @abstractmethod
     def drop_texts(self, *, before: float) -> int:
@@ -117,10 +89,6 @@ class LogStore(ABC):
     @abstractmethod
     def wait(self, after: int, timeout: float) -> bool:
         """See `Store.wait`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """See `Store.close`."""
 
     @abstractmethod
     def _append(self, entries: Sequence[Outcome | Event]) -> list[int]:
@@ -140,4 +108,4 @@ class LogStore(ABC):
 
     @abstractmethod
     def _known_ids(self, ids: Sequence[str]) -> list[str]:
-        """Those of `ids`, at most ID_BATCH, that are in the table."""
+        """Those of `ids` that are in the table."""

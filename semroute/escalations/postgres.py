@@ -17,6 +17,7 @@ from psycopg.adapt import Buffer, Dumper, Loader
 from psycopg.pq import Format
 from psycopg.types import TypeInfo
 
+from semroute.databases import Row
 from semroute.databases.postgres import (
     META,
     MIGRATING,
@@ -31,7 +32,7 @@ from semroute.databases.postgres import (
 from semroute.errors import StoreCorrupt, StoreUnavailable
 from semroute.escalations.base import LogStore, MakeEvents
 from semroute.escalations.outcome import Event, Outcome
-from semroute.escalations.rows import COLUMNS, ERASED, Row, batches, from_row, place, to_row
+from semroute.escalations.rows import COLUMNS, ERASED, batches, from_row, place, to_row
 
 _COPY_BATCH = 10_000
 _LOOK_S = 1.0

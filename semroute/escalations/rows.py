@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from semroute.databases import Row
 from semroute.errors import OutcomeConflict, OutcomeInvalid, StoreCorrupt
 from semroute.escalations.outcome import Entry, Event, Forgotten, Outcome, Record
 
@@ -24,7 +25,6 @@ COLUMNS = (
 ERASED = COLUMNS[COLUMNS.index("time") :]
 """The columns that are NULL once an outcome is forgotten: all but its place and its id."""
 
-Row: TypeAlias = tuple[Any, ...]
 _EVENT_FIELDS = ("by", "time", "principal", "since", "until", "ids", "why")
 _FLOATS = np.dtype("<f4")
 

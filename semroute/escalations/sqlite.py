@@ -8,10 +8,11 @@ import time as clock
 from collections.abc import Sequence
 from pathlib import Path
 
+from semroute.databases import Row
 from semroute.databases.sqlite import MAX_VARIABLES, META, PATIENCE_S, Migration, SqliteFile
 from semroute.escalations.base import LogStore, MakeEvents
 from semroute.escalations.outcome import Event, Outcome
-from semroute.escalations.rows import COLUMNS, ERASED, Row, batches, from_row, place, to_row
+from semroute.escalations.rows import COLUMNS, ERASED, batches, from_row, place, to_row
 
 _POLL_S = 0.05
 
@@ -111,10 +112,13 @@ class SqliteStore(LogStore):
             return connection.execute(_EVENTS).fetchall()
 
     def _known_ids(self, ids: Sequence[str]) -> list[str]:
-        marks = ", ".join("?" * len(ids))
+        found: list[str] = []
         with self._file.held() as connection:
-            found = connection.execute(f"SELECT id FROM log WHERE id IN ({marks})", ids)  # noqa: S608 - marks only
-            return [identity for (identity,) in found]
+            for part in batches(ids, MAX_VARIABLES):
+                marks = ", ".join("?" * len(part))
+                rows = connection.execute(f"SELECT id FROM log WHERE id IN ({marks})", part)  # noqa: S608 - marks only
+                found += [identity for (identity,) in rows]
+        return found
 
     def _notify(self) -> None:
         with self._appended:
