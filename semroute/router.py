@@ -48,7 +48,7 @@ from semroute.escalations.memory import Memory, encoder_name
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.telemetry import CLOSE_S, Decided, Event, Feed, Judged, Listener, Served
-from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text
+from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text, storable
 from semroute.ulid import new_ulid, ulid_of
 from semroute.vote import NO_VOTE, Judge, Limits, head_view
 from semroute.wording import PARTS, Reader
@@ -1052,7 +1052,7 @@ def _import_id(row: GradedPrompt, model: str, key: bytes) -> str:
 
 def _storable(text: str) -> str:
     """`text` without what neither UTF-8 nor PostgreSQL can hold, and no longer than a store takes."""
-    return text[:_LONGEST_TEXT].encode("utf-8", "replace").decode().replace("\0", "") or " "
+    return storable(text[:_LONGEST_TEXT]) or " "
 
 
 def _remembers_alike(old: RouteIndex, new: RouteIndex) -> bool:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from semroute.decision import Decision
 from semroute.errors import OutcomeInvalid, SemrouteError
+from semroute.text import storable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +96,7 @@ class Served:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _amount(name, getattr(self, name)))
         if self.error is not None:
-            object.__setattr__(self, "error", _storable(str(self.error))[:_MAX_ERROR] or "error")
+            object.__setattr__(self, "error", storable(str(self.error))[:_MAX_ERROR] or "error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,15 +341,10 @@ def _chars(event: Event | threading.Event) -> int:
     return len(event.text) if isinstance(event, Decided) and event.text is not None else 0
 
 
-def _storable(text: str) -> str:
-    """`text` without what neither UTF-8 nor PostgreSQL can hold."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "")
-
-
 def _check_name(name: str, value: object) -> None:
     if not isinstance(value, str) or not value or len(value) > _MAX_NAME:
         raise OutcomeInvalid(name, f"must be a text of 1 to {_MAX_NAME} characters")
-    if value != _storable(value):
+    if value != storable(value):
         raise OutcomeInvalid(name, "must not hold NUL or half of a surrogate pair")
 
 

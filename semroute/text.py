@@ -62,6 +62,11 @@ def _content_text(content: Any) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
+def storable(text: str) -> str:
+    """`text` without what neither UTF-8 nor PostgreSQL can hold."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
 def is_blank(text: str) -> bool:
     """Whether `text` shows nothing: white space, control and formatting characters only."""
     return all(unicodedata.category(character)[0] in "ZC" for character in text)

@@ -177,7 +177,7 @@ ALLOWED = {
     "starter": {"config", "errors"},
     "summary": {"assess", "compare", "evaluate", "robustness", "text"},
     "sweep": set(),
-    "telemetry": {"decision", "errors"},
+    "telemetry": {"decision", "errors", "text"},
     "testing": {"encoders", "errors"},
     "text": set(),
     "tune": {

@@ -11,7 +11,6 @@ their order: without some of them it answers as if they had never been.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +20,7 @@ import numpy as np
 from semroute.decision import PastOutcome
 from semroute.escalations import OPERATOR, Outcome
 from semroute.escalations.nearby import NUMBERS, Like, Nearby
+from semroute.escalations.outcome import said_about
 from semroute.escalations.trend import ENOUGH, Graded, Trend
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ class Estimator:
 
     def learnt(self) -> Estimator:
         """With the trend of all that was imported, and everything merged."""
-        other = self._copy()
-        other._said, other._imported = self._said.settled(), self._imported.settled()
+        other = self.settled()
         other._trend = _trend_of(other._imported, list(self._places), self._half_life)
         return other
 
@@ -184,12 +183,11 @@ class Estimator:
 
     def _numbers_of(self, outcome: Outcome) -> tuple[bytes | int | float, ...]:
         prompt = outcome.prompt_hash
-        said = hashlib.blake2b(f"{outcome.by}\0{outcome.model}".encode() + prompt, digest_size=8).digest()
         route = -1 if outcome.route is None else self._names.number(outcome.route)
         return (
             *(outcome.id.encode(), self._places[outcome.model], self._names.number(outcome.by), route),
             *(outcome.score, outcome.time),
-            *(int.from_bytes(prompt[:8], "little"), int.from_bytes(said, "little")),
+            *(int.from_bytes(prompt[:8], "little"), int.from_bytes(said_about(outcome)[:8], "little")),
         )
 
     def _count_last(self, numbers: NDArray[np.void], imported: NDArray[np.bool_]) -> None:

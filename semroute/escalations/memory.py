@@ -31,6 +31,7 @@ from semroute.escalations import (
 )
 from semroute.escalations.estimate import Estimate, Estimator, Prompt, Trust
 from semroute.escalations.nearby import BLOCK
+from semroute.escalations.outcome import said_about
 from semroute.escalations.replay import Hidden
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def counting(store: Store) -> Iterator[Outcome]:
     last: dict[bytes, int] = {}
     for seq, entry in store.read():
         if isinstance(entry, Outcome) and not hidden.covers(seq, entry):
-            last[_said(entry)] = seq
+            last[said_about(entry)] = seq
     kept = frozenset(last.values())
     end = max(kept, default=0)
     for seq, entry in store.read():
@@ -294,12 +295,6 @@ def counting(store: Store) -> Iterator[Outcome]:
             return
         if seq in kept and isinstance(entry, Outcome):
             yield entry
-
-
-def _said(outcome: Outcome) -> bytes:
-    """Who spoke about which prompt and model, in few bytes."""
-    names = f"{outcome.by}\0{outcome.model}".encode()
-    return hashlib.blake2b(names + outcome.prompt_hash, digest_size=16).digest()
 
 
 class _Known:

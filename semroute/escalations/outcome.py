@@ -197,6 +197,12 @@ def prompt_hash(text: str, key: bytes) -> bytes:
     return hmac.digest(key, normal.encode("utf-8", "surrogatepass"), hashlib.sha256)
 
 
+def said_about(outcome: Outcome) -> bytes:
+    """Who spoke about which prompt and model, in 16 bytes: of several such outcomes the last counts."""
+    names = f"{outcome.by}\0{outcome.model}".encode()
+    return hashlib.blake2b(names + outcome.prompt_hash, digest_size=16).digest()
+
+
 def check_ids(ids: Iterable[str]) -> tuple[str, ...]:
     """`ids` as a tuple of ULIDs, however many. Raises OutcomeInvalid."""
     checked = tuple(ids)
