@@ -12,6 +12,7 @@ import typer
 
 from semroute.cli.output import (
     CHECK_FAILED,
+    CasesOption,
     IndexOption,
     JsonOption,
     console,
@@ -49,16 +50,7 @@ def register(app: typer.Typer) -> None:
 
 def evaluate_index(
     index: IndexOption = Path("index"),
-    cases: Annotated[
-        str | None,
-        typer.Option(
-            "--cases",
-            metavar="FILE.jsonl|-",
-            help='Labelled prompts, {"prompt": ..., "route": name or null} a line; '
-            "without it, the heldout lists in the index.",
-            show_default=False,
-        ),
-    ] = None,
+    cases: CasesOption = None,
     baseline: Annotated[
         Path | None,
         typer.Option(

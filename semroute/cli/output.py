@@ -25,6 +25,16 @@ RoutesOption = Annotated[Path, typer.Option("--routes", help="The folder of YAML
 IndexOption = Annotated[
     Path, typer.Option("--index", envvar="SEMROUTE_INDEX", help="The folder of the built index.")
 ]
+CasesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cases",
+        metavar="FILE.jsonl|-",
+        help='Labelled prompts, {"prompt": ..., "route": name or null} a line; '
+        "without it, the heldout lists in the index.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

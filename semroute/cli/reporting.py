@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from semroute.cli.log import logged_decisions
-from semroute.cli.output import IndexOption, JsonOption, print_json, print_line, progress, refuse, say
+from semroute.cli.output import (
+    CasesOption,
+    IndexOption,
+    JsonOption,
+    print_json,
+    print_line,
+    progress,
+    refuse,
+    say,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -18,16 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def write_report(
     index: IndexOption = Path("index"),
-    cases: Annotated[
-        str | None,
-        typer.Option(
-            "--cases",
-            metavar="FILE.jsonl|-",
-            help='Labelled prompts, {"prompt": ..., "route": name or null} a line; '
-            "without it, the heldout lists in the index.",
-            show_default=False,
-        ),
-    ] = None,
+    cases: CasesOption = None,
     output: Annotated[Path, typer.Option("--output", help="The page to write.")] = Path("report.html"),
     wrong: Annotated[
         Path | None,
