@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,18 @@ SETTINGS = {
         "big": {"prompt_usd_per_1m": 5.0, "completion_usd_per_1m": 25.0, "capabilities": ["json", "tools"]},
     },
 }
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[Any]:
+    """A model server on loopback that behaves as the name of the model says; it outlives the routers before it."""
+    from fake_upstream import FakeUpstream
+    from serving import all_have_stopped
+
+    with FakeUpstream() as server:
+        yield server
+        all_have_stopped()
+
 
 WriteProject = Callable[..., Path]
 

@@ -72,6 +72,15 @@ class FakeUpstream:
         self._thread.join(5)
         self._loop.close()
 
+    def forget(self) -> None:
+        """Forget what was asked."""
+        self.requests.clear()
+        self.counts.clear()
+
+    def models_for(self, modes, cards=None) -> dict[str, dict]:
+        """Cards of models that misbehave by these modes; `cards` holds what more is known of some."""
+        return {mode: {"base_url": self.url, **(cards or {}).get(mode, {})} for mode in modes}
+
     def models(self) -> list[str]:
         """The ids that were asked, in order."""
         return [request.json["model"] for request in self.requests]

@@ -22,6 +22,7 @@ from semroute.server import create_app
 STATIC = open_encoder("static", root=Path())
 BILLING = ["where is my refund", "cancel my subscription", "my card was charged twice", "send me an invoice"]
 CODING = ["write a python function", "fix this bug in my code", "explain this stack trace", "sort a list"]
+HELLO = [{"role": "user", "content": BILLING[0]}]
 PATIENT = {"cooldown_s": 0.3, "max_cooldown_s": 2.0}
 HURRIED = {
     "connect_s": 0.8,

@@ -19,8 +19,7 @@ import httpx2
 import openai
 import pytest
 from browser import Browser
-from fake_upstream import FakeUpstream
-from serving import PATIENT, all_have_stopped, make_router, serving
+from serving import HELLO, PATIENT, make_router, serving
 
 from semroute import catalog
 from semroute.build import build_index
@@ -28,26 +27,17 @@ from semroute.cli import app as cli
 from semroute.config import ServeSettings
 from semroute.errors import ConfigError
 
-HELLO = [{"role": "user", "content": "where is my refund"}]
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-
-
-@pytest.fixture(scope="module")
-def fake():
-    with FakeUpstream() as server:
-        yield server
-        all_have_stopped()
 
 
 @pytest.fixture
 def router_of(fake, tmp_path):
     """A router over modes of the fake: `billing` is served by `billing`, everything else by the first mode."""
-    fake.requests.clear()
-    fake.counts.clear()
+    fake.forget()
 
     def make(*modes, billing=None, cards=None, **settings):
-        models = {mode: {"base_url": fake.url, **(cards or {}).get(mode, {})} for mode in modes}
+        models = fake.models_for(modes, cards)
         return make_router(tmp_path / "routes", models, billing or {"models": list(modes)}, **settings)
 
     return make

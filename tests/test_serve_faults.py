@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from fake_upstream import FakeUpstream
-from serving import HURRIED, all_have_stopped, make_router, serving
+from serving import HELLO, HURRIED, all_have_stopped, make_router, serving
 
 from semroute import cascade
 from semroute.config import ServeSettings
@@ -23,24 +23,14 @@ from semroute.health import Health, RetryBudget
 from semroute.sse import EVENT_BYTES, EventSplitter, EventTooLong
 from semroute.testing import FailingEncoder, HashEncoder
 
-HELLO = [{"role": "user", "content": "where is my refund"}]
-
-
-@pytest.fixture(scope="module")
-def fake():
-    with FakeUpstream() as server:
-        yield server
-        all_have_stopped()
-
 
 @pytest.fixture
 def chain(fake, tmp_path):
     """A served router whose route `billing` tries the given modes of the fake in turn."""
-    fake.requests.clear()
-    fake.counts.clear()
+    fake.forget()
 
     def make(*modes, cards=None, options=None, **settings):
-        models = {mode: {"base_url": fake.url, **(cards or {}).get(mode, {})} for mode in modes}
+        models = fake.models_for(modes, cards)
         router = make_router(tmp_path / "routes", models, {"models": list(modes)}, **settings)
         return serving(router, **{"settings": ServeSettings(**HURRIED), **(options or {})})
 
