@@ -450,7 +450,7 @@ class Router:
     ) -> list[dict[str, estimate.Estimate]]:
         """What outcomes say of every model on each of `prompts`, served by that one of `routes`.
 
-        Empty where nothing was ever stored. Raises StoreUnavailable or EncoderError.
+        Without support where nothing was ever stored. Raises StoreUnavailable or EncoderError.
         """
         return self._snapshot.expected(prompts, routes)
 
