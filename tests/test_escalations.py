@@ -180,7 +180,7 @@ def test_a_merge_that_comes_too_late_changes_nothing():
     early = Estimator([], PRIORS).with_more(outcomes[: BLOCK + 20])
     settled_then = early.settled()
     now = early.with_more(outcomes[BLOCK + 20 :]).settled().with_merged(settled_then)
-    assert now.waiting == 50
+    assert now.waiting < BLOCK
     for each in outcomes[:: BLOCK // 4]:
         prompt = Prompt(each.vector, each.features, None)
         assert now.nearest(prompt, "small") == Estimator(outcomes, PRIORS).nearest(prompt, "small")
@@ -195,6 +195,83 @@ def test_the_nearest_of_many_are_found():
         prompt = Prompt(each.vector, each.features, None)
         hits += exact in {near.id for near in estimator.nearest(prompt, "small")}
     assert hits >= 0.95 * len(outcomes[::400])
+
+
+def beside(vector, similarity, seed):
+    """A unit vector at a cosine similarity of another."""
+    other = np.random.default_rng([7, seed]).normal(size=len(vector))
+    other -= (other @ vector) * vector
+    other /= np.linalg.norm(other)
+    return (similarity * vector + math.sqrt(1 - similarity**2) * other).astype(np.float32)
+
+
+def said_by_ten(score, similarity):
+    near = [beside(unit(0), similarity, seed) for seed in range(10)]
+    return [outcome(n, score, vector=near[n], by=f"honest {n}") for n in range(10)]
+
+
+def merged(outcomes):
+    """The estimator of `outcomes` with all of them in the index: as many others, far away, come after."""
+    filler = [outcome(10_000 + n, 1.0, at=500 + n, model="big") for n in range(BLOCK)]
+    far = [each for each in filler if each.vector @ unit(0) < 0.2]
+    return Estimator([], PRIORS).with_more([*outcomes, *far, *many(BLOCK, seed=3)]).settled()
+
+
+def quality(estimator, model="small"):
+    prompt = Prompt(unit(0), np.zeros(FEATURE_COUNT, np.float32), None)
+    return estimator.estimate(prompt, [model], NOW)[model].quality
+
+
+@pytest.mark.parametrize("about", ["small", "big"])
+@pytest.mark.parametrize("count", [70, 200, 900])
+def test_nobody_crowds_out_the_others_with_prompts_that_are_nearer(about, count):
+    honest = said_by_ten(0.0, 0.95)
+    vectors = [beside(unit(0), 0.99, 100 + n) for n in range(count)]
+    loud = [outcome(100 + n, 1.0, vector=vectors[n], by="mallory", model=about) for n in range(count)]
+    if about == "big":  # nothing was said of the small model but by the ten
+        assert quality(merged([*honest, *loud])) == pytest.approx(quality(merged(honest)), abs=0.01)
+    else:
+        assert quality(merged([*honest, *loud])) <= quality(merged([*honest, *loud[:8]])) + 0.02
+
+
+def test_nobody_crowds_out_the_others_by_saying_one_thing_again_and_again():
+    honest = said_by_ten(0.0, 0.95)
+    same = {"vector": unit(0), "prompt_hash": bytes(32), "by": "mallory"}
+    again = [outcome(100 + n, 1.0, **same) for n in range(300)]
+    assert quality(merged([*honest, *again])) == pytest.approx(
+        quality(merged([*honest, again[-1]])), abs=0.01
+    )
+
+
+def test_on_a_prompt_that_many_asked_the_latest_are_heard():
+    same = {"vector": unit(0), "prompt_hash": bytes(32)}
+    before = [outcome(n, 1.0, by=f"user {n}", **same) for n in range(400)]
+    after = [outcome(1_000 + n, 0.0, by=f"user {1_000 + n}", **same) for n in range(100)]
+    assert quality(merged([*before, *after])) < 0.1 < 0.9 < quality(merged(before))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 20))
+def test_merging_changes_nothing_where_many_are_equal_or_said_again(seed, places, people):
+    rng = np.random.default_rng(seed)
+    outcomes = [
+        outcome(
+            number,
+            float(rng.integers(2)),
+            vector=unit(0) if place % 2 else beside(unit(0), 0.9, place),
+            prompt_hash=hashlib.sha256(b"%d" % place).digest(),
+            by=f"user {rng.integers(people)}",
+            model=str(rng.choice(list(PRIORS))),
+        )
+        for number, place in enumerate(rng.integers(places, size=250))
+    ]
+    beside_the_index, filler = Estimator(outcomes, PRIORS), many(BLOCK, seed=3)
+    for model in PRIORS:
+        grown = beside_the_index.with_more([])
+        assert quality(grown, model) == quality(Estimator(outcomes, PRIORS), model)
+    apart = Estimator([], PRIORS).with_more([*outcomes, *filler])
+    for model in PRIORS:
+        assert quality(apart, model) == pytest.approx(quality(apart.settled(), model), abs=1e-5)
 
 
 def test_of_what_is_said_again_the_last_counts_for_the_route_as_well():

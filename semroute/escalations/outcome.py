@@ -198,8 +198,13 @@ def prompt_hash(text: str, key: bytes) -> bytes:
 
 
 def said_about(outcome: Outcome) -> bytes:
-    """Who spoke about which prompt and model, in 16 bytes: of several such outcomes the last counts."""
-    names = f"{outcome.by}\0{outcome.model}".encode()
+    """Who spoke about which prompt and model, in 16 bytes: of several such outcomes the last counts.
+
+    What was imported and what is said in feedback stand beside each other: the trend that was learnt from
+    imports is not another one after each word of the operator.
+    """
+    kind = "import" if outcome.origin == "import" else ""
+    names = f"{outcome.by}\0{outcome.model}\0{kind}".encode()
     return hashlib.blake2b(names + outcome.prompt_hash, digest_size=16).digest()
 
 
