@@ -10,6 +10,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 from itertools import pairwise
 
@@ -23,8 +24,9 @@ from semroute import index
 from semroute.build import build_index
 from semroute.config import load_config
 from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreUnavailable, UnknownDecision
-from semroute.escalations import OPERATOR, Event, Outcome
+from semroute.escalations import OPERATOR, Event, Outcome, prompt_hash
 from semroute.escalations.estimate import Estimator, Prompt, Trust
+from semroute.escalations.importing import GradedPrompt
 from semroute.escalations.memory import counting
 from semroute.escalations.nearby import BLOCK
 from semroute.escalations.sqlite import SqliteStore
@@ -384,6 +386,170 @@ def test_of_what_one_says_twice_the_last_counts_and_the_first_again_when_that_is
 # The loop
 
 
+def grade_of(score, prompt="thanks a lot"):
+    return [GradedPrompt(1, prompt, {"small": score}, None, None)]
+
+
+def imported(router):
+    return [each.score for each in router.memory.outcomes() if each.origin == "import"]
+
+
+def test_an_import_can_be_corrected_and_corrected_back(project):
+    router = project()
+    added = [router.import_outcomes(grade_of(score)) for score in (0.0, 1.0, 1.0, 0.0)]
+    assert added == [1, 1, 0, 1]
+    assert imported(router) == [0.0]
+    assert router.import_outcomes([*grade_of(0.5), *grade_of(0.5)]) == 1  # twice in one file
+
+
+def test_an_import_can_be_repeated_after_it_was_reverted(project):
+    router = project()
+    router.import_outcomes(grade_of(0.5))
+    ids = tuple(each.id for each in router.memory.outcomes())
+    router.memory.say(Event(id=ulid_of(b"undo"), kind="revert", by=OPERATOR, time=NOW, ids=ids))
+    assert imported(router) == []
+    assert router.import_outcomes(grade_of(0.5)) == 1
+    assert imported(router) == [0.5]
+
+
+def test_a_revert_restores_the_trend_though_the_operator_spoke_of_what_was_imported(project, tmp_path):
+    router = project()
+    kinds = ("math", "poetry")
+    rows = [
+        GradedPrompt(n, f"prompt {n} about {kinds[n % 2]}", {"small": n % 2, "big": 1.0}, None, None)
+        for n in range(ENOUGH + 20)
+    ]
+    router.import_outcomes(rows)
+    for row in rows[:20]:
+        router.add_outcome(row.prompt, "small", 1.0)
+    before = router.route("a question about math").candidates
+    assert (
+        before
+        == Router.load(tmp_path / "index", encoder=HashEncoder()).route("a question about math").candidates
+    )
+    fail_on(router, "sort a list", ("mallory",))
+    router.memory.say(Event(id=ulid_of(b"undo"), kind="revert", by=OPERATOR, time=NOW, principal="mallory"))
+    assert router.route("a question about math").candidates == before
+
+
+def test_only_none_is_the_operator(project):
+    router = project()
+    with pytest.raises(OutcomeInvalid):
+        router.feedback(router.route(PROMPT), 0.0, by="")
+    with pytest.raises(OutcomeInvalid):
+        router.add_outcome(PROMPT, "small", 0.0, by="")
+    assert list(router.memory.outcomes()) == []
+
+
+def test_an_outcome_needs_a_prompt_and_another_model_to_go_to(project):
+    router = project()
+    for prompt, to in [(" \u200b", None), (PROMPT, "small")]:
+        with pytest.raises(OutcomeInvalid):
+            router.add_outcome(prompt, "small", 0.0, escalated_to=to)
+
+
+def test_a_long_prompt_is_forgotten_by_its_text(project):
+    router = project()
+    long = "where is my refund " * 8_000
+    router.feedback(router.route(long), 1.0, by="ann")
+    assert router.memory.forget(prompt_hash=prompt_hash(long, router.memory.key())) == 1
+
+
+def test_the_last_decisions_do_not_hold_long_texts(project):
+    router = project()
+    fail_on(router)
+    tracemalloc.start()
+    decisions = [router.route(f"{PROMPT} " * 5_000 + str(number)) for number in range(50)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1_500_000  # their texts are 4.5 MB
+    router.feedback(decisions[0], 1.0, by="zoe")
+    (stored,) = [each for each in router.memory.outcomes() if each.by == "zoe"]
+    assert stored.features.any() and stored.text is None
+
+
+def test_quotas_hold_by_the_day_and_no_clock_that_was_ahead_locks_anybody_out(project, monkeypatch):
+    router, real = project(quota_per_day=3), time.time
+    monkeypatch.setattr("time.time", lambda: real() + 400 * DAY)
+    fail_on(router, users=["ann"] * 3)
+    with pytest.raises(QuotaExceeded):
+        fail_on(router, users=["ann"])
+    monkeypatch.setattr("time.time", lambda: real() + 402 * DAY)
+    fail_on(router, users=["ann"])
+    monkeypatch.setattr("time.time", real)
+    fail_on(router.load(router._folder, encoder=HashEncoder()), users=["ann"])
+
+
+def test_feedback_beside_a_reload_is_stored(project, write_project, tmp_path):
+    router = project()
+    decision, former = router.route(PROMPT), router.memory
+
+    class Reloading(type(former)):
+        def add(self, outcomes):
+            former.__class__ = former.__class__.__base__
+            rebuild(write_project, tmp_path, half_life_days=30)
+            router.reload()
+            former.add(outcomes)
+
+    former.__class__ = Reloading
+    identity = router.feedback(decision, 0.0, by="ann")
+    assert router.memory is not former
+    assert [each.id for each in router.memory.outcomes()] == [identity]
+
+
+def rebuild(write_project, tmp_path, **escalations):
+    routes = write_project(
+        settings={
+            "vote": {"max_distance": 2.0, "min_confidence": 0.0},
+            "escalations": {"store": "sqlite:outcomes.db", **escalations},
+        }
+    )
+    build_index(routes, tmp_path / "index", encoder=HashEncoder())
+
+
+def test_a_failure_that_comes_with_every_prompt_is_said_once_a_minute(project, caplog):
+    router = project()
+    fail_on(router)
+    router.memory.estimates = None  # whatever fails there
+    with caplog.at_level(logging.ERROR, logger="semroute"):
+        assert {router.route(PROMPT).model for _ in range(50)} == {"small"}
+    assert len([line for line in caplog.messages if "without outcomes" in line]) == 1
+
+
+def test_the_watcher_outlives_any_failure(project, tmp_path, monkeypatch):
+    one = project()
+    one.route(PROMPT)  # it is watched from here on
+    monkeypatch.setattr("semroute.escalations.memory._RETRY", 0.05)
+    store = one.memory
+    follow, store._refresh = store._refresh, None
+    time.sleep(1.3)
+    store._refresh = follow
+    fail_on(Router.load(tmp_path / "index", encoder=HashEncoder()))
+    deadline = time.monotonic() + 5
+    while one.route(PROMPT).model != "big" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert one.route(PROMPT).model == "big"
+
+
+def test_a_decision_that_the_call_moved_and_outcomes_moved_says_both(write_project, tmp_path):
+    routes = write_project(
+        settings={
+            "vote": {"max_distance": 2.0, "min_confidence": 0.0},
+            "models": {"tiny": {}, "small": {}, "big": {}},
+            "default": {"models": ["tiny", "small", "big"]},
+            "escalations": {"store": "sqlite:outcomes.db"},
+        },
+        routes={},
+    )
+    build_index(routes, tmp_path / "index", encoder=HashEncoder())
+    router = Router.load(tmp_path / "index", encoder=HashEncoder())
+    for by in ("ann", "bob", "eve"):
+        router.add_outcome(PROMPT, "small", 0.0, by=by)
+    decision = router.route(PROMPT, exclude=["tiny"])
+    assert (decision.model, decision.reason) == ("big", "escalation")
+    assert "rules out 'tiny'" in decision.detail and "instead of 'small'" in decision.detail
+
+
 @pytest.fixture
 def project(write_project, tmp_path):
     """Build a project with a store; `open_again` loads it as another process would."""
@@ -690,3 +856,47 @@ def test_add_list_revert_forget_export(command):
     assert json.loads(command("escalations", "forget", "sort a list", "--json").stdout)["erased"] == 1
     assert command("escalations", "revert").returncode == 2
     assert command("escalations", "add", "x", "--model", "huge").returncode == 2
+
+
+BAD_GRADES = [
+    ('{"prompt": "x", "model": ["a"], "score": 1}', "there is no model"),
+    (
+        '{"prompt": "x", "model": "small", "score": 1, "why": "%s"}' % ("w" * 2_001),
+        "at most 2,000 characters",
+    ),
+    (r'{"prompt": "x", "model": "small", "score": 1, "why": "a\u0000b"}', "must not hold U+0000"),
+    (r'{"prompt": "a\ud800", "model": "small", "score": 1}', "half of a surrogate pair"),
+    (r'{"prompt": "\u200b", "model": "small", "score": 1}', "not empty"),
+    ('{"prompt": "x", "model": "small", "score": 1, "route": ["a"]}', "there is no route"),
+    ('{"prompt": "x", "scores": ["small"]}', "at least one model"),
+    ('{"prompt": "x", "model": "small", "score": "1"}', "from 0 to 1"),
+]
+
+
+def test_what_is_wrong_in_a_file_of_grades_is_named_by_line_and_the_rest_is_kept(command, tmp_path):
+    good = '{"prompt": "hello world", "model": "small", "score": 1}'
+    lines = [good, *(line for line, _ in BAD_GRADES), good]
+    (tmp_path / "graded.jsonl").write_text("\n".join(lines))
+    done = command("escalations", "import", "graded.jsonl", "--json")
+    counts = json.loads(done.stdout)
+    assert done.returncode == 2
+    assert (counts["lines"], counts["refused"], counts["outcomes"], counts["known"]) == (2, 8, 1, 1)
+    for number, (_, message) in enumerate(BAD_GRADES, 2):
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"graded.jsonl:{number}:")]
+        assert message in line
+
+
+def test_what_cannot_be_reverted_or_quarantined_is_refused(command):
+    command("escalations", "add", "fix this bug", "--model", "big", "--score", "1", "--by", "ann")
+    unknown = str(ulid_of(b"nobody"))
+    for arguments in (
+        ["revert", "--id", unknown],
+        ["revert", "--id", "nope"],
+        ["revert", "--since", "yesterday"],
+        ["quarantine", "--by", OPERATOR],
+        ["add", " ", "--model", "small"],
+        ["add", "x", "--model", "small", "--to", "small"],
+    ):
+        done = command("escalations", *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+    assert json.loads(command("escalations", "revert", "--since", "1h", "--json").stdout)["fewer"] == 1

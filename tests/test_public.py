@@ -84,7 +84,7 @@ ALLOWED = {
     "edit": {"config", "errors", "sources", "yaml"},
     "encoders": {"errors"},
     "errors": set(),
-    "escalations": {"config", "databases", "decision", "errors", "jsonl", "ulid"},
+    "escalations": {"config", "databases", "decision", "encoders", "errors", "jsonl", "text", "ulid"},
     "evaluate": {
         "bootstrap",
         "catalog",

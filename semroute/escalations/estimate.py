@@ -115,6 +115,19 @@ class Estimator:
                 more._add(is_import, part)
         return more
 
+    def changing(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Those of `outcomes`, all imported, that change a score which counts or add one, in their order."""
+        scores: dict[int, float | None] = {}
+        fresh = []
+        for outcome in outcomes:
+            said = _said(outcome)
+            if said not in scores:
+                scores[said] = self._imported.score_of(said)
+            if scores[said] != outcome.score:
+                scores[said] = outcome.score
+                fresh.append(outcome)
+        return fresh
+
     def learnt(self) -> Estimator:
         """With the trend of all that was imported, and everything merged."""
         other = self.settled()
@@ -132,6 +145,12 @@ class Estimator:
         other = self._copy()
         other._said = self._said.with_merged(settled._said)
         other._imported = self._imported.with_merged(settled._imported)
+        return other
+
+    def with_trend(self, learnt: Estimator) -> Estimator:
+        """With the trend of `learnt`, which was made of an earlier one of this line."""
+        other = self._copy()
+        other._trend = learnt._trend
         return other
 
     def estimate(self, prompt: Prompt, models: Sequence[str], now: float) -> dict[str, Estimate]:
@@ -185,8 +204,7 @@ class Estimator:
             row["by"] = self._names.number(outcome.by)
             row["route"] = _NO_ROUTE if outcome.route is None else self._names.number(outcome.route)
             row["score"], row["time"] = outcome.score, outcome.time
-        said = [int.from_bytes(said_about(outcome)[:8], "little") for outcome in outcomes]
-        part, replaced = self._part(is_import).with_more(outcomes, numbers, said)
+        part, replaced = self._part(is_import).with_more(outcomes, numbers, list(map(_said, outcomes)))
         self._set_part(is_import, part)
         for row in numbers:
             self._add_to_route(row, 1)
@@ -289,6 +307,10 @@ def _trend_of(imported: Nearby, models: Sequence[str], half_life: float) -> _Lea
     weights = _freshness(latest - imported.numbers["time"][earliest], half_life).astype(np.float32)
     at = points[order].astype(np.int64)
     return _Learnt(Trend(Graded(imported.vectors(at), imported.features(at), scores, weights)), latest)
+
+
+def _said(outcome: Outcome) -> int:
+    return int.from_bytes(said_about(outcome)[:8], "little")
 
 
 def _freshness(seconds: NDArray[np.float64] | float, half_life_days: float) -> NDArray[np.float64]:

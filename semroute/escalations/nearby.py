@@ -151,6 +151,11 @@ class Nearby:
         more._counts[: len(self._counts)] += self._counts
         return more, np.array(replaced, np.int64)
 
+    def score_of(self, said: int) -> float | None:
+        """The score that counts of what was `said`, see `with_more`."""
+        row = self._row_of.get(said)
+        return None if row is None else float(self.numbers["score"][row])
+
     def settled(self) -> Nearby:
         """With every whole block merged into the index."""
         found = self
