@@ -157,8 +157,8 @@ class Estimator:
         """What to expect of each of `models` on `prompt`; `now` in seconds since 1970."""
         trend = self._trend_at(prompt, now)
         learnt = {self._places[model] for model in trend}
-        voices = [*self._voices(self._said, prompt, now, frozenset())]
-        if len(learnt) < len(self._places) and len(self._imported):
+        voices = self._voices(self._said, prompt, now, frozenset())
+        if self._imported.models - learnt:
             voices += self._voices(self._imported, prompt, now, frozenset(learnt))
         heard: dict[int, dict[int, list[tuple[float, float]]]] = {}
         for model, by, weight, score in voices:

@@ -39,8 +39,9 @@ OF_ONE = 8
 BLOCK = 1_024
 """Points are merged into the index by whole blocks."""
 
-_NEAR, _NEAR_MOST = 256, 1_024  # points that are looked at, and where some crowd out others
+_NEAR, _NEAR_MOST = 128, 1_024  # points that are looked at, and where some crowd out others
 _HEARD = 8  # outcomes of a model that are enough, where another one has too many
+_DECIMALS, _EQUAL = 6, 1e-6  # of a similarity
 _DEEP = 256  # outcomes of one point that are looked at, the newest
 _NO_ROW = -1
 _FLAT_UP_TO = 4_096
@@ -100,6 +101,11 @@ class Nearby:
     def __len__(self) -> int:
         """How many count."""
         return int(self._counts.sum())
+
+    @property
+    def models(self) -> frozenset[int]:
+        """The numbers of the models of those that count."""
+        return frozenset(np.flatnonzero(self._counts).tolist())
 
     @property
     def numbers(self) -> NDArray[np.void]:
@@ -280,13 +286,15 @@ class Nearby:
             similarities.append(self._beside.upto(self.waiting) @ vector)
             points.append(np.arange(self._merged, self._points))
         everywhere = np.concatenate(points)
-        values = np.asarray(np.round(np.concatenate(similarities), 6), np.float32)
-        kept = np.flatnonzero(values >= LEAST_ALIKE)
-        if len(kept) > most:
-            # The last of them in full: which of several equal ones is kept is for their order to say.
-            kept = kept[values[kept] >= np.partition(values[kept], -most)[-most]]
-        order = kept[np.lexsort((-everywhere[kept], -values[kept]))][:most]
-        return everywhere[order], values[order]
+        values = np.concatenate(similarities)
+        least = LEAST_ALIKE
+        if len(values) > most:
+            # With what is equal to the last of them: which one is kept is for their order to say.
+            least = max(least, float(np.partition(values, -most)[-most]) - 2.0 * _EQUAL)
+        kept = np.flatnonzero(values >= least)
+        everywhere, alike = everywhere[kept], np.asarray(np.round(values[kept], _DECIMALS), np.float32)
+        order = np.lexsort((-everywhere, -alike))[:most]
+        return everywhere[order], alike[order]
 
     def _rows_on(self, points: Rows, similarities: Vectors) -> tuple[Rows, Vectors]:
         """The outcomes on `points`, most alike first, of equal ones the newest."""
