@@ -165,6 +165,7 @@ ALLOWED = {
         "live",
         "metrics",
         "router",
+        "telemetry",
         "text",
         "ulid",
         "upstream",

@@ -277,6 +277,8 @@ def _measured_lines(found: Savings) -> Iterator[str]:
         f"  {_usd(spent.usd)} for {_count(spent.decisions)}"
         f" ({spent.prompt_tokens} prompt + {spent.completion_tokens} completion tokens)"
     )
+    if spent.overhead_usd:
+        yield f"  {_usd(spent.overhead_usd)} of it for calls of an arbiter or a judge"
     if spent.not_reported:
         yield f"  not in it: {_count(spent.not_reported)} of which nobody reported a call"
     if spent.failed:
