@@ -72,7 +72,8 @@ class Served:
     """A model was called for the decision `id`, and what that took. What is not known is None.
 
     model: who was called; None is the decision's. purpose: None for an answer, else what the call was for,
-    such as "arbiter" or "judge", which help to choose. prompt_tokens, completion_tokens: as the provider counted.
+    such as "arbiter" or "judge", which help to choose.
+    prompt_tokens, completion_tokens: as the provider counted.
     usd: US dollars, by those tokens and the configured prices. latency_ms: until the answer was complete.
     ttft_ms: until its first token. error: why there is no answer, in a few words without prompt text.
 

@@ -1064,9 +1064,7 @@ def test_calls_that_help_to_choose_are_paid_for_and_answer_nothing(opened):
 def test_the_call_without_a_price_is_named_not_the_one_that_answered(opened):
     log, event = opened(), decided()
     counts = {"prompt_tokens": 10, "completion_tokens": 10}
-    log.write(
-        entries(log, event, served(event, model="odd", **counts), served(event, model="big", **counts))
-    )
+    log.write(entries(log, event, served(event, model="odd", **counts), served(event, model="big", **counts)))
     assert savings(log.read(), CATALOGUE, "big").measured.unpriced == {"odd": 1}
 
 

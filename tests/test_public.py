@@ -126,6 +126,7 @@ ALLOWED = {
         "catalog",
         "config",
         "decision",
+        "decisionlog",
         "encoders",
         "evaluate",
         "index",

@@ -75,8 +75,8 @@ class LoggedDecision:
     usd: US dollars of all calls, by real token counts and the prices that were configured then; None where a
         call that answered has no token counts, or one with token counts has no price. unpriced: the models
         without one.
-    overhead_usd: how much of that went to calls that gave no answer but helped to choose: of an arbiter, or of
-        a cascade's judge. None where there was none, or its cost is not known.
+    overhead_usd: how much of that went to calls that gave no answer but helped to choose: of an arbiter, or
+        of a cascade's judge. None where there was none, or its cost is not known.
 
     judgements: what counts of what was said of each model, those whose answer a cascade rejected among them.
         Of several about one model the operator's last counts, else the last of a person, else that of a
@@ -327,8 +327,13 @@ def _judged(found: LoggedDecision, judged: Sequence[Entry]) -> LoggedDecision:
     about = judgements.get(found.answerer)
     if about is None:
         return replace(found, judgements=tuple(judgements.values()))
-    said = {"score": about.score, "escalated_to": about.escalated_to, "by": about.by}
-    return replace(found, judgements=tuple(judgements.values()), **said)
+    return replace(
+        found,
+        judgements=tuple(judgements.values()),
+        score=about.score,
+        escalated_to=about.escalated_to,
+        by=about.by,
+    )
 
 
 def _rank(judged: Entry) -> int:

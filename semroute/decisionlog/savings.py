@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 class Measured:
     """What was spent. `usd` is the sum over the decisions of which it is known, `decisions` of them.
 
-    Every call of a decision counts: those that failed, and those of an arbiter or of a cascade's judge too, of
-    which overhead_usd is the part in `usd`. prompt_tokens, completion_tokens: sums over the same decisions, of
-    the calls that answered. not_reported: decisions of which nobody said that a model was called. failed: no
-    model answered, and no tokens were counted. without_tokens: token counts of a call that answered are not
-    known. without_price: they are, and a price is not; unpriced says of which models, by decisions, of which
-    each may lack the price of several.
+    Every call of a decision counts: those that failed, and those of an arbiter or of a cascade's judge, too;
+    overhead_usd is what the latter have of `usd`. prompt_tokens, completion_tokens: sums over the same
+    decisions, of the calls that answered. not_reported: decisions of which nobody said that a model was
+    called. failed: no model answered, and no tokens were counted. without_tokens: token counts of a call that
+    answered are not known. without_price: they are, and a price is not; unpriced says of which
+    models, by decisions, of which each may lack the price of several.
     """
 
     decisions: int
@@ -130,10 +130,19 @@ def savings_by_day(
     decisions: Iterable[LoggedDecision], models: Mapping[str, ModelCard], default: str
 ) -> dict[date, Savings]:
     """`savings` of each day (UTC) with a decision, in order."""
+    return savings_with_days(decisions, models, default)[1]
+
+
+def savings_with_days(
+    decisions: Iterable[LoggedDecision], models: Mapping[str, ModelCard], default: str
+) -> tuple[Savings, dict[date, Savings]]:
+    """`savings` and `savings_by_day`, of decisions that are read once."""
+    total = _Tally(models, default)
     days: dict[date, _Tally] = defaultdict(lambda: _Tally(models, default))
     for decision in decisions:
+        total.add(decision)
         days[datetime.fromtimestamp(decision.time, UTC).date()].add(decision)
-    return {day: days[day].result() for day in sorted(days)}
+    return total.result(), {day: days[day].result() for day in sorted(days)}
 
 
 class _Tally:
@@ -211,14 +220,13 @@ class _Tally:
         return None if priced is None else priced.usd(decision.prompt_tokens, decision.completion_tokens)
 
     def _measured(self) -> Measured:
-        names = ("prompt_tokens", "completion_tokens", "not_reported", "failed")
-        names += ("without_tokens", "without_price")
+        tokens, others = ("prompt_tokens", "completion_tokens"), ("without_tokens", "without_price")
         return Measured(
             decisions=self._counts["priced"],
             usd=self._usd,
             overhead_usd=self._overhead,
             unpriced=dict(sorted(self._unpriced.items())),
-            **{name: self._counts[name] for name in names},
+            **{name: self._counts[name] for name in (*tokens, "not_reported", "failed", *others)},
         )
 
     def _estimated(self) -> Estimated:

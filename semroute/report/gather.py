@@ -14,10 +14,11 @@ from semroute.report.costs import Costs, Moves, case_text
 from semroute.report.coverage import Curve, curve
 from semroute.report.layout import between, evenly, positions
 from semroute.report.overlap import Overlap, Pair, in_order, overlap
-from semroute.report.savings import Logged, Savings, savings
+from semroute.report.savings import SavedOverTime, saved_over_time
 
 if TYPE_CHECKING:
     from semroute.decision import Decision
+    from semroute.decisionlog import LoggedDecision
     from semroute.encoders.base import Vectors
     from semroute.report.layout import Points, Rows
     from semroute.router import Router
@@ -121,13 +122,13 @@ class Report:
     curve: Curve | None
     costs: Costs | None
     moves: Moves
-    savings: Savings | None
+    savings: SavedOverTime | None
 
 
 def gather(
     router: Router,
     cases: Sequence[Case],
-    log: Iterable[Logged] | None = None,
+    log: Iterable[LoggedDecision] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Route `cases`, and hold what comes of it beside the vectors of the index and the `log`.
@@ -158,7 +159,7 @@ def gather(
         curve=curve(judged),
         costs=cost_report.costs(router, judged),
         moves=cost_report.moves(router, judged),
-        savings=None if log is None else savings(log, settings),
+        savings=None if log is None else saved_over_time(log, settings),
     )
 
 
