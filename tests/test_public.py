@@ -115,7 +115,7 @@ ALLOWED = {
         "vote",
         "yaml",
     },
-    "logged": {"decision", "errors", "jsonl", "sources", "yaml"},
+    "logged": {"telemetry", "decision", "errors", "jsonl", "sources", "yaml"},
     "measures": set(),
     "metrics": {"decision", "health", "upstream"},
     "live": {"config", "decision", "health", "upstream"},

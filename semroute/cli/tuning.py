@@ -340,7 +340,14 @@ def _floor(goal: Goal) -> str:
 def _nearest(found: Tuning) -> str:
     """What comes nearest to a floor that no point reaches."""
     goal, of = found.goal, str(found.goal.of)
-    figures = found.chosen.figures
+    figures, promised = found.chosen.figures, found.promised.figures
+    if figures[of].value >= goal.floor:
+        held, most = _cell(of, promised[of]).strip(), _cell(goal.most, promised[goal.most]).strip()
+        return (
+            f"{_floor(goal)} is wanted; {found.setting} {_short(found.value)} has "
+            f"{_cell(of, figures[of]).strip()} on these prompts, but {held} is all "
+            f"that is promised on new ones, with {goal.most} {most}."
+        )
     return (
         f"{_floor(goal)} is wanted; the nearest is {_cell(of, figures[of]).strip()} at {found.setting} "
         f"{_short(found.value)}, with {goal.most} {_cell(goal.most, figures[goal.most]).strip()}."
