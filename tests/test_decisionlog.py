@@ -1295,7 +1295,6 @@ def test_tune_and_report_read_the_log_of_the_settings(write_project, tmp_path, c
     assert again["promised"] == tuned["promised"]
     assert "no decisions" in command("log", "savings", "--since", "2100-01-01").stdout
     assert "40 decisions" in command("log", "savings", "--since", "9" * 400 + "d").stdout
-    assert "is no time" in command("log", "savings", "--since", "0001-01-01T00:00+23:59", code=2).stderr
     command("report", "--output", "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "No decision log" not in page and "in the log" in page

@@ -164,9 +164,22 @@ def test_spreadsheets_take_no_cell_for_a_formula(router):
     rows = list(csv.DictReader(io.StringIO(wrong_csv(report.evaluation.wrong))))
     assert rows
     assert all(row["prompt"].startswith(("'=", "'+")) for row in rows)
-    assert [cell(text) for text in ("=1", "+1", "-1", "@a", "\tx", "fine")] == [
-        "'=1", "'+1", "'-1", "'@a", "'\tx", "fine",
+    assert [cell(text) for text in ("=1", "+1", "-1", "@a", "\tx", "＝1", "fine")] == [
+        "'=1", "'+1", "'-1", "'@a", "'\tx", "'＝1", "fine",
     ]  # fmt: skip
+
+
+def test_a_case_about_a_model_alone_says_nothing_of_routes(router):
+    about_model = Case("my refund, where is it", None, "f", 1, "big", ("smoke",), any_route=True)
+    labelled = [Case("where is my refund", "billing"), about_model]
+    alone, both = (gather(router, cases) for cases in (labelled[:1], labelled))
+    assert both.curve == alone.curve
+    (wrong,) = both.evaluation.wrong_models
+    page = render(both)
+    assert "1 prompt of 1 that expect a model" in page and "<bdi>smoke</bdi>" in page
+    assert all(one.label == one.found for one in both.map.prompts)
+    (row,) = csv.DictReader(io.StringIO(wrong_csv([wrong])))
+    assert (row["expected"], row["expected_model"], row["model"]) == ("(any)", "big", "small")
 
 
 # What the page may do
@@ -362,6 +375,11 @@ def test_savings_are_those_of_the_log_and_estimates_are_labelled(router):
 
 def test_the_command_writes_the_page_and_says_where(router, tmp_path):
     command = [sys.executable, "-m", "semroute", "report", "--json", "--csv", "wrong.csv"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    assert "routes/semroute.yaml" in (tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )  # the prompt's place
+    command += ["--routes", "elsewhere"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
     told = json.loads(done.stdout)
     assert told["path"] == "report.html"

@@ -156,7 +156,7 @@ def gather(
             for pair in lying.pairs
         ),
         evaluation=evaluation,
-        curve=curve(judged),
+        curve=curve([(case, decision) for case, decision in judged if not case.any_route]),
         costs=cost_report.costs(router, judged),
         moves=cost_report.moves(router, judged),
         savings=None if log is None else saved_over_time(log, settings),
@@ -195,7 +195,9 @@ def _placed(
     if not known:
         return None
     x, y = between(places[[n for n, _ in known]], [similarity for _, similarity in known])
-    label, found = codes.get(case.route or "", -1), codes.get(decision.route or "", -1)
+    found = codes.get(decision.route or "", -1)
+    # Of a case about its model alone no route is wrong.
+    label = found if case.any_route else codes.get(case.route or "", -1)
     return Placed(x, y, label, found, decision.confidence, case_text(case))
 
 

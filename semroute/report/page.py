@@ -53,6 +53,7 @@ def render(report: Report) -> str:
             saved=_saved_share(report),
             wrong=_wrong_first(report.evaluation),
             wrong_open=_WRONG_OPEN,
+            wrong_models=report.evaluation.wrong_models[:_WRONG_SHOWN] if report.evaluation else (),
             cards=_worst_first(report.routes),
             cards_open=_CARDS_OPEN,
             curve_rows=_spread(report.curve.points) if report.curve else (),
