@@ -93,6 +93,13 @@ def evaluate_index(
             tagged=cases is not None,
             progress=advance,
         )
+    floors = router.index.config.settings.floors
+    if cases is None and floors is not None and floors.tags:
+        tags = ", ".join(floors.tags)
+        say(
+            f"[yellow]note:[/] floors on tags ({escape(tags)}) are not checked: heldout lists carry no tags;"
+            " give --cases FILE.jsonl"
+        )
     output = Format.JSON if as_json else output
     _print(found, output, None if show_all else _SHOWN_WRONG)
     if output is not Format.TABLE:  # which says it itself
