@@ -355,6 +355,7 @@ class Router:
         latency_ms: float | None = None,
         ttft_ms: float | None = None,
         error: str | None = None,
+        purpose: str | None = None,
     ) -> None:
         """Tell the listeners that a model was called for a decision, or its id, and what that took.
 
@@ -363,9 +364,11 @@ class Router:
 
         model: who was called, the decision's where left out. latency_ms, ttft_ms: milliseconds until the
         whole answer, and until its first token. error: why there was no answer, briefly, without prompt text.
+        purpose: what the call was for, where it was not the answer: "arbiter", "judge", or a word of yours.
 
-        Waits for nothing. Feedback is then about the model that answered. Raises OutcomeInvalid for values
-        that cannot be.
+        Waits for nothing. Feedback is then about the model that answered. An id may be any: another replica
+        may have made the decision. What is told of one that nobody made stands in the log beside nothing, and
+        counts in nothing. Raises OutcomeInvalid for values that cannot be and models that are not declared.
         """
         identity = decision.id if isinstance(decision, Decision) else decision
         known = self._recent.get(identity)
@@ -374,16 +377,17 @@ class Router:
             id=identity,
             time=time.time(),
             model=called,
+            purpose=purpose,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
-            usd=self._snapshot.usd(called, prompt_tokens, completion_tokens),
             latency_ms=latency_ms,
             ttft_ms=ttft_ms,
             error=error,
         )
-        if known is not None and called is not None and error is None:
+        self._snapshot.check_model(model)
+        if known is not None and called is not None and error is None and purpose is None:
             self._recent.add(identity, known._replace(model=called))
-        self._tell(event)
+        self._tell(replace(event, usd=self._snapshot.usd(called, prompt_tokens, completion_tokens)))
 
     def listen(self, listener: Listener) -> None:
         """Tell `listener` of every decision from now on, and of what becomes of it.

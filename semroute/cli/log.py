@@ -23,6 +23,7 @@ log = typer.Typer(
     help="The decision log: every decision, what it cost and what came of it.", no_args_is_help=True
 )
 _FOLLOW_S = 0.5
+_AGO_DIGITS = 9  # a longer number of minutes, hours or days is before any decision
 _SinceOption = Annotated[
     str | None,
     typer.Option(
@@ -185,12 +186,13 @@ def _moment(since: str | None) -> float | None:
         return None
     seconds = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}.get(since[-1:])
     if seconds is not None and since[:-1].isascii() and since[:-1].isdigit():
-        return time.time() - int(since[:-1]) * seconds
+        ago = since[:-1]
+        return time.time() - int(ago) * seconds if len(ago) <= _AGO_DIGITS else 0.0
     try:
         found = datetime.fromisoformat(since)
-    except ValueError:
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):  # the latter at either end of the calendar, with an offset
         _refuse_since(since)
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _refuse_since(since: str) -> NoReturn:
@@ -277,6 +279,8 @@ def _measured_lines(found: Savings) -> Iterator[str]:
         f"  {_usd(spent.usd)} for {_count(spent.decisions)}"
         f" ({spent.prompt_tokens} prompt + {spent.completion_tokens} completion tokens)"
     )
+    if spent.overhead_usd:
+        yield f"  {_usd(spent.overhead_usd)} of it for calls of an arbiter or a judge"
     if spent.not_reported:
         yield f"  not in it: {_count(spent.not_reported)} of which nobody reported a call"
     if spent.failed:
