@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,13 +23,12 @@ log = typer.Typer(
     help="The decision log: every decision, what it cost and what came of it.", no_args_is_help=True
 )
 _FOLLOW_S = 0.5
-_AGO_DIGITS = 9  # a longer number of minutes, hours or days is before any decision
 _SinceOption = Annotated[
     str | None,
     typer.Option(
         "--since",
         metavar="WHEN",
-        help="Only decisions since then: 2026-11-24, 2026-11-24T08:00 (UTC), or 90m, 24h, 7d ago.",
+        help=f"Only decisions since then: {MOMENT_HELP}.",
         show_default=False,
     ),
 ]
@@ -81,7 +80,7 @@ def export(
     if form == "parquet" and output is None:
         refuse("Parquet is not for a terminal: give --output FILE.parquet.")
     root, settings = _settings(index)
-    start = _moment(since)
+    start = moment("--since", since)
     with _opened(settings, root) as opened:
         decisions = opened.read(start) if opened is not None else iter(())
         if output is None:
@@ -105,7 +104,7 @@ def show_savings(
     from semroute.decisionlog.savings import savings
 
     root, settings = _settings(index)
-    start = _moment(since)
+    start = moment("--since", since)
     with _opened(settings, root) as opened:
         decisions = opened.read(start) if opened is not None else iter(())
         found = savings(decisions, settings.models, settings.default.model_names[0])
@@ -178,25 +177,6 @@ def _opened(settings: Settings, root: Path, *, make: bool = False) -> Iterator[D
             yield opened
     except KeyboardInterrupt:  # how --follow ends
         return
-
-
-def _moment(since: str | None) -> float | None:
-    """Seconds since 1970 of what `--since` says."""
-    if since is None:
-        return None
-    seconds = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}.get(since[-1:])
-    if seconds is not None and since[:-1].isascii() and since[:-1].isdigit():
-        ago = since[:-1]
-        return time.time() - int(ago) * seconds if len(ago) <= _AGO_DIGITS else 0.0
-    try:
-        found = datetime.fromisoformat(since)
-        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):  # the latter at either end of the calendar, with an offset
-        _refuse_since(since)
-
-
-def _refuse_since(since: str) -> NoReturn:
-    refuse(f"--since {since!r} is no time: write 2026-11-24, 2026-11-24T08:00, or 90m, 24h, 7d.")
 
 
 def _show(decision: LoggedDecision, as_json: bool) -> None:
