@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from semroute.cli.moments import MOMENT_HELP, moment
 from semroute.cli.output import IndexOption, JsonOption, print_json, print_line, refuse, say
 
 if TYPE_CHECKING:

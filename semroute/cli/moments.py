@@ -10,7 +10,7 @@ from semroute.cli.output import refuse
 MOMENT_HELP = "2026-11-24, 2026-11-24T08:00 (UTC), or 90m, 24h, 7d ago"
 
 _SECONDS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_DIGITS = 12
+_DIGITS = 9  # a longer number of minutes, hours or days is before anything that was stored
 
 
 def moment(option: str, value: str | None) -> float | None:
@@ -18,8 +18,8 @@ def moment(option: str, value: str | None) -> float | None:
     if value is None:
         return None
     seconds, count = _SECONDS.get(value[-1:]), value[:-1]
-    if seconds is not None and count.isascii() and count.isdigit() and len(count) <= _DIGITS:
-        return max(0.0, time.time() - int(count) * seconds)
+    if seconds is not None and count.isascii() and count.isdigit():
+        return max(0.0, time.time() - int(count) * seconds) if len(count) <= _DIGITS else 0.0
     try:
         found = datetime.fromisoformat(value)
         return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
