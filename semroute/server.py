@@ -48,10 +48,9 @@ from semroute.errors import (
     StoreError,
     UnknownDecision,
 )
-from semroute.escalations import OPERATOR
+from semroute.escalations import CASCADE, OPERATOR
 from semroute.live import Live
 from semroute.metrics import CONTENT_TYPE, Metrics
-from semroute.telemetry import CASCADE
 from semroute.text import estimated_tokens, routed_text
 from semroute.ulid import new_ulid
 from semroute.upstream import Answer, Attempt, Call, NoAnswer, NoUpstream, Observer, Rise, Upstreams

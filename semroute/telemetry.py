@@ -38,8 +38,6 @@ RETRY_S = 5.0  # between two tries to flush
 CLOSE_S = 5.0  # that closing waits for a listener
 _SAY_S = 600.0
 _MAX_NAME = 200
-CASCADE = "cascade"
-"""The principal of what a cascade says of an answer that it rejects: neither the operator nor a person."""
 
 MAX_TOKENS = 2**53  # every program that reads the log holds so much, and no less than that exactly
 _MAX_ERROR = 2_000

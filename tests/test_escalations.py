@@ -24,7 +24,7 @@ from semroute import index
 from semroute.build import build_index
 from semroute.config import load_config
 from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreUnavailable, UnknownDecision
-from semroute.escalations import OPERATOR, Event, Outcome, prompt_hash
+from semroute.escalations import CASCADE, OPERATOR, Event, Outcome, prompt_hash
 from semroute.escalations.estimate import Estimator, Prompt, Trust
 from semroute.escalations.importing import GradedPrompt
 from semroute.escalations.memory import counting
@@ -104,6 +104,23 @@ def test_the_operators_outcomes_on_a_route_move_the_prior_there():
     others = [o for o in on_route if o not in near]
     assert estimated(others, route="billing").quality < 0.35
     assert estimated(others, route="coding").quality == 0.6
+
+
+def rises(count):
+    """Rises of a cascade on as many prompts much like the one that is asked."""
+    vectors = [beside(unit(0), 0.95, 50 + number) for number in range(count)]
+    return [outcome(500 + n, 0.0, vector=vectors[n], by=CASCADE) for n in range(count)]
+
+
+def test_one_rise_of_a_cascade_is_enough_for_the_next_prompt_like_it():
+    found = estimated(rises(1))
+    assert found.quality < 0.2 and found.support >= 3.0
+
+
+def test_a_cascade_is_never_louder_than_the_others_together():
+    good = [outcome(n, 1.0, at=0, by=f"user {n}") for n in range(30)]
+    assert estimated([*rises(200), *good]).quality >= 0.5
+    assert estimated(rises(200)).support == pytest.approx(estimated(rises(1)).support, abs=0.2)
 
 
 scores = st.floats(0, 1, width=32)

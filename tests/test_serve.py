@@ -371,9 +371,7 @@ def test_a_held_stream_keeps_its_client_with_comments_and_repeats_nothing(router
 
 def test_each_rise_is_recorded_so_that_the_next_prompt_goes_up_at_once(router_of, fake, tmp_path):
     cheap = "say:I'm not sure about that."
-    # The principal of a cascade is not the operator: what it says alone counts where one voice is enough.
-    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}", "min_support": 1}
-    store |= {"min_principals": 1, "max_principal_share": 1.0}
+    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}"}
     billing = cascading(cheap, "say:from above")
     router = router_of(cheap, "say:from above", billing=billing, escalations=store)
     with serving(router) as served:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from semroute.decision import Candidate
 from semroute.errors import StoreCorrupt
-from semroute.escalations import OPERATOR, prompt_hash
-from semroute.telemetry import CASCADE, Decided, Event, Judged, Served
+from semroute.escalations import CASCADE, OPERATOR, prompt_hash
+from semroute.telemetry import Decided, Event, Judged, Served
 from semroute.ulid import new_ulid
 
 if TYPE_CHECKING:

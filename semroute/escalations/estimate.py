@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from semroute.decision import PastOutcome
-from semroute.escalations import OPERATOR, Outcome
+from semroute.escalations import CASCADE, OPERATOR, Outcome
 from semroute.escalations.nearby import NUMBERS, Nearby
 from semroute.escalations.outcome import said_about
 from semroute.escalations.trend import ENOUGH, Graded, Trend
@@ -34,7 +34,8 @@ _UNKNOWN_QUALITY = 0.5
 _NOTICED = 0.1  # support from which a principal counts as one who says something here
 _NEAREST_SHOWN = 5
 _DAY = 86_400.0
-_OPERATOR_NUMBER = 0
+_OPERATOR_NUMBER, _CASCADE_NUMBER = 0, 1
+_A_RISE = 4.0  # outcomes that one rise of a cascade counts as: it is a failed test, and no opinion
 _NO_ROUTE = -1
 _FITTED_ON = 32_768  # graded prompts; more no longer change what a trend can say
 _PARTS_OF_ONE = 1 << 40  # scores are summed as whole numbers of these, so that no order of adding matters
@@ -237,6 +238,7 @@ class Estimator:
         found = part.search(prompt.vector, _OPERATOR_NUMBER)
         rows = part.numbers[found.rows]
         weights = found.weights * _freshness(now - rows["time"], self._half_life)
+        weights[rows["by"] == _CASCADE_NUMBER] *= _A_RISE
         spoken = zip(
             *(rows["model"].tolist(), rows["by"].tolist(), weights.tolist(), rows["score"].tolist()),
             strict=True,
@@ -251,7 +253,7 @@ class Estimator:
         trend: Estimate | None,
     ) -> Estimate:
         base = trend or Estimate(self._prior(model, prompt.route), 0.0)
-        weight, total = _trusted(heard, self._trust, _OPERATOR_NUMBER)
+        weight, total = _trusted(heard, self._trust)
         quality = (base.quality * _PRIOR_WEIGHT + total) / (_PRIOR_WEIGHT + weight)
         return Estimate(min(1.0, max(0.0, quality)), round(base.support + weight, 4))
 
@@ -264,10 +266,10 @@ class Estimator:
 
 
 class _Names:
-    """A number for each name of a principal or route, in the order in which they came after the operator."""
+    """A number for each name of a principal or route, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._numbers = {OPERATOR: _OPERATOR_NUMBER}
+        self._numbers = {OPERATOR: _OPERATOR_NUMBER, CASCADE: _CASCADE_NUMBER}
 
     def number(self, name: str) -> int:
         return self._numbers.setdefault(name, len(self._numbers))
@@ -323,23 +325,22 @@ def _freshness(seconds: NDArray[np.float64] | float, half_life_days: float) -> N
     return kept
 
 
-def _trusted(
-    said: Mapping[int, Sequence[tuple[float, float]]], trust: Trust, operator_number: int
-) -> tuple[float, float]:
+def _trusted(said: Mapping[int, Sequence[tuple[float, float]]], trust: Trust) -> tuple[float, float]:
     """Weight, and weighted sum of scores, of what the principals said, none above his share.
 
     The shares are of what is left after all are cut, so that a principal gains nothing by saying it again.
+    A cascade has as much as all others together, or as one rise.
     """
     weights = {by: sum(weight for weight, _ in pairs) for by, pairs in said.items()}
-    operator = weights.pop(operator_number, 0.0)
-    noticed = sum(weight >= _NOTICED for weight in weights.values())
-    if noticed < trust.min_principals:
+    operator, cascade = weights.pop(_OPERATOR_NUMBER, 0.0), weights.pop(_CASCADE_NUMBER, 0.0)
+    if sum(weight >= _NOTICED for weight in weights.values()) < trust.min_principals:
         weights = {}
     most = trust.max_share * _capped_total(list(weights.values()), operator, trust.max_share)
+    kept = {by: min(weight, most) for by, weight in weights.items()} | {_OPERATOR_NUMBER: operator}
+    kept[_CASCADE_NUMBER] = min(cascade, max(_A_RISE, sum(kept.values())))
     weight, total = 0.0, 0.0
     for by, pairs in said.items():
-        own = operator if by == operator_number else min(weights.get(by, 0.0), most)
-        spoken = sum(each for each, _ in pairs)
+        own, spoken = kept.get(by, 0.0), sum(each for each, _ in pairs)
         if own > 0.0 and spoken > 0.0:
             weight += own
             total += own / spoken * sum(each * score for each, score in pairs)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError
 from semroute.escalations import (
+    CASCADE,
     OPERATOR,
     Event,
     Outcome,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("semroute")
 
+_WITHOUT_QUOTA = frozenset({OPERATOR, CASCADE})
 _QUOTA_SECONDS = 86_400.0
 _AHEAD_SECONDS = 60.0  # how far the clocks of processes may differ
 _BATCH = 1_000  # records taken in at once
@@ -207,7 +209,7 @@ class Memory:
     def _check_quotas(self, outcomes: Sequence[Outcome]) -> None:
         wanted: dict[str, int] = defaultdict(int)
         for outcome in outcomes:
-            wanted[outcome.by] += outcome.by != OPERATOR
+            wanted[outcome.by] += outcome.by not in _WITHOUT_QUOTA
         now, most = time.time(), self._settings.quota_per_day
         for by, count in wanted.items():
             stored = self._known.quotas.stored(by, now)
@@ -387,7 +389,7 @@ class _Quotas:
 
     def add(self, outcome: Outcome, now: float) -> None:
         """Note one. What was stored under a clock that was ahead is not held against anybody."""
-        if outcome.by != OPERATOR and now - _QUOTA_SECONDS <= outcome.time <= now + _AHEAD_SECONDS:
+        if outcome.by not in _WITHOUT_QUOTA and now - _QUOTA_SECONDS <= outcome.time <= now + _AHEAD_SECONDS:
             self._times.setdefault(outcome.by, []).append(outcome.time)
 
     def stored(self, by: str, now: float) -> int:
