@@ -484,12 +484,13 @@ class Router:
 
     def _decided(self, decision: Decision, verdict: _Verdict, prompt: Prompt, request: _Request) -> None:
         """Remember a decision, and tell of it."""
-        if verdict.seen is not None or self._feeds:
-            seen = None if verdict.seen is None else self._snapshot.kept(verdict.seen)
-            self._recent.add(decision.id, _About(seen, decision.route, decision.model))
+        seen = verdict.seen
+        if seen is not None or self._feeds:
+            kept = None if seen is None else self._snapshot.kept(seen)
+            self._recent.add(decision.id, _About(kept, decision.route, decision.model))
         if self._feeds:
-            vector = None if verdict.seen is None else verdict.seen.vector
-            self._tell(Decided(decision, time.time(), _text_of(prompt), request.step, vector))
+            about = (None, None) if seen is None else (seen.vector, seen.encoder)
+            self._tell(Decided(decision, time.time(), _text_of(prompt), request.step, *about))
 
     def _tell(self, event: Event) -> None:
         for feed in self._feeds:
@@ -877,10 +878,11 @@ class _Snapshot:
             found.vector is None
             or found.features is None
             or found.prompt_hash is None
+            or found.encoder not in {None, self.memory.encoder}
             or len(found.vector) != dim
         ):
             return None
-        return _Seen("", found.vector, found.features, found.prompt_hash)
+        return _Seen("", found.vector, found.features, found.prompt_hash, self.memory.encoder)
 
     def kept(self, seen: _Seen) -> _Seen:
         """`seen` as it is remembered: of a long text what is made of it, where that is enough."""

@@ -56,6 +56,7 @@ class Decided:
     text: the prompt as it was routed, cut to some 100,000 characters; None where it could not be read. For
         hashing, and for what a listener was told to keep: it must not be in what a listener shows otherwise.
     step: as the caller gave it. vector: of the prompt, shape (dim,), where outcomes are stored, else None.
+    encoder: whose vector it is.
     """
 
     decision: Decision
@@ -63,6 +64,7 @@ class Decided:
     text: str | None = None
     step: str | None = None
     vector: NDArray[np.float32] | None = None
+    encoder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

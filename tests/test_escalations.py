@@ -12,6 +12,7 @@ import sys
 import time
 import tracemalloc
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -707,6 +708,25 @@ def test_a_decision_from_before_another_encoder_cannot_be_judged(write_project, 
         router.feedback(decision, 1.0)
     assert router.feedback(router.route("where is my refund"), 1.0)
     assert len(Router.load(tmp_path / "index").memory) == 1
+
+
+def test_what_the_log_holds_of_another_encoder_is_not_compared(write_project, tmp_path):
+    store = {"store": "sqlite:semroute.db"}
+    routes = write_project(settings={"escalations": store, "log": store})
+    build_index(routes, tmp_path / "index", encoder=HashEncoder())
+    first = Router.load(tmp_path / "index", encoder=HashEncoder())
+    identity = first.route(PROMPT).id
+    first.close()
+    again = Router.load(tmp_path / "index", encoder=HashEncoder())
+    assert again.feedback(identity, 1.0, by="ann") and len(again.memory) == 1
+    again.close()
+    other = HashEncoder()
+    other._identity = replace(other.identity, revision="2")  # as many numbers, of another meaning
+    build_index(routes, tmp_path / "index", encoder=other)
+    third = Router.load(tmp_path / "index", encoder=other)
+    assert third.feedback(identity, 0.0, by="bob")  # it stays in the log
+    assert len(third.memory) == 0
+    third.close()
 
 
 def test_a_quarantined_principal_does_not_count(project):

@@ -155,6 +155,7 @@ class Remembered(NamedTuple):
     """What feedback needs of a decision that another process made. Vector and features are float32.
 
     model: who answered, as far as that was told. Without a vector the feedback stays in the log alone.
+    encoder: whose vector it is, see `encoder_name`; None in logs that did not say so yet.
     """
 
     route: str | None
@@ -163,6 +164,7 @@ class Remembered(NamedTuple):
     text: str | None
     vector: NDArray[np.float32] | None
     features: NDArray[np.float32] | None
+    encoder: str | None = None
 
 
 def entry_of(event: Event, key: bytes, *, keep_text: bool, keep_vectors: bool) -> Entry:
@@ -205,7 +207,7 @@ def _decided_entry(event: Decided, key: bytes, *, keep_text: bool, keep_vectors:
         from semroute.escalations.trend import features  # numpy
 
         vector = event.vector.astype("<f4").tobytes()
-        body["features"] = features(text).tolist()
+        body |= {"features": features(text).tolist(), "encoder": event.encoder}
     body = {name: value for name, value in body.items() if value is not None}
     kept = storable(text)[:MAX_TEXT] if keep_text and text is not None else None
     hashed = None if text is None else prompt_hash(text, key)
@@ -254,7 +256,10 @@ def remembered(decided: Entry, later: Sequence[Entry]) -> Remembered:
 
         vector = np.frombuffer(decided.vector, dtype="<f4").astype(np.float32)
         features = np.array(decided.body.get("features", ()), dtype=np.float32)
-    return Remembered(found.route, found.answerer, decided.prompt_hash, decided.text, vector, features)
+    encoder = decided.body.get("encoder")
+    return Remembered(
+        found.route, found.answerer, decided.prompt_hash, decided.text, vector, features, encoder
+    )
 
 
 def _optional(body: Mapping[str, Any]) -> dict[str, Any]:
