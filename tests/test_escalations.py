@@ -758,7 +758,9 @@ def test_without_a_store_feedback_says_what_to_do(write_project):
 
 
 def test_a_corrupt_store_stops_no_routing_and_is_said_once(project, tmp_path, caplog):
-    fail_on(project())
+    first = project()
+    fail_on(first)
+    first.close()
     (tmp_path / "outcomes.db").write_bytes(b"no database, but some text" * 200)
     with caplog.at_level(logging.ERROR, logger="semroute"):
         router = Router.load(tmp_path / "index", encoder=HashEncoder())
