@@ -61,6 +61,7 @@ ALLOWED = {
         "summary",
         "sweep",
         "text",
+        "tracing",
         "tune",
         "ulid",
     },
@@ -166,6 +167,7 @@ ALLOWED = {
         "metrics",
         "router",
         "text",
+        "tracing",
         "ulid",
         "upstream",
         "wire",
@@ -180,6 +182,7 @@ ALLOWED = {
     "telemetry": {"decision", "errors", "text"},
     "testing": {"encoders", "errors"},
     "text": set(),
+    "tracing": {"__init__", "decision", "errors", "upstream"},
     "tune": {
         "catalog",
         "choices",
@@ -216,6 +219,7 @@ HEAVY = {
     "tokenizers",
     "psycopg",
     "sqlite3",
+    "opentelemetry",
 }
 
 
