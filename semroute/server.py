@@ -208,10 +208,18 @@ class Service:
         """Route without holding up the event loop; a prompt that takes too long goes to the default.
 
         observer: is told of the arbiter's call, where the vote is unsure and there is one; None for no call.
+        The listeners, such as the decision log, hear of what was settled in the end.
         """
-        decision, chooser = await self._decider.decide(prompt, asked), self.settings.arbiter
-        if observer is not None and chooser is not None and arbiter.is_grey(decision, chooser):
-            decision = await self._arbitrated(decision, prompt, asked, chooser, observer)
+        chooser = self.settings.arbiter
+        if observer is None or chooser is None:
+            decision = await self._decider.decide(prompt, asked)
+        else:
+            decision = await self._decider.decide(prompt, {**asked, "tell": False})
+            try:
+                if arbiter.is_grey(decision, chooser):
+                    decision = await self._arbitrated(decision, prompt, asked, chooser, observer)
+            finally:  # also where the client has gone meanwhile
+                self.router.tell(decision, prompt, **asked)
         self.metrics.decided(decision)
         return decision
 
@@ -369,7 +377,11 @@ class Service:
             weights, models = self.choice(model)
             request |= {"weights": weights} if weights is not None else {}
             request |= {"models": models} if models else {}
-        decision = await self.decide(prompt, request)
+        if self.settings.arbiter is not None:
+            self.limits_of(asked.owner)  # it costs
+        aside = _Aside(self, asked.owner, asked.trace)
+        decision = await self.decide(prompt, request, aside)
+        asked.trace.decided(decision)
         return Reply(200, decision.to_dict(), _decision_headers(decision))
 
     def choice(self, text: str) -> tuple[Weights | None, tuple[str, ...]]:
@@ -623,11 +635,12 @@ async def _respond_error(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A small request: its body, the rest of its path, and whose key it came with."""
+    """A small request: its body, the rest of its path, whose key it came with, and its trace."""
 
     raw: bytes
     name: str
     owner: str | None
+    trace: RequestTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -651,7 +664,7 @@ class _Endpoint:
         try:
             raw = await _read(scope, receive, _limit(service)) if scope["method"] == "POST" else b""
             name = scope.get("path_params", {}).get("name", "")
-            reply = await self._answer(Asked(raw, name, scope.get("semroute.owner")))
+            reply = await self._answer(Asked(raw, name, scope["semroute.owner"], scope["semroute.trace"]))
         except BadRequest as error:
             await _respond_error(scope, send, error)
             return
@@ -742,10 +755,10 @@ class _Plan:
 class _Aside(Observer):
     """Writes down a call that is made before it is known what serves."""
 
-    def __init__(self, service: Service, scope: Scope) -> None:
+    def __init__(self, service: Service, owner: str | None, trace: RequestTrace) -> None:
         self._service = service
-        self._owner: str | None = scope["semroute.owner"]
-        self._trace: RequestTrace = scope["semroute.trace"]
+        self._owner = owner
+        self._trace = trace
         self.attempts: list[Attempt] = []
 
     def attempting(self, attempt: Attempt, upstream: Upstream) -> Headers:
@@ -917,7 +930,7 @@ class _Completion:
             weights, space = service.choice(fields["model"].strip())
             asked |= {"weights": weights} if weights is not None else {}
             asked |= {"models": space} if space else {}
-        aside = _Aside(service, scope)
+        aside = _Aside(service, scope["semroute.owner"], scope["semroute.trace"])
         decision = await service.decide(messages, asked, aside)
         session = _session(scope, metadata) if service.settings.sticky_s else None
         ids, only = wire.continued(api, fields)
