@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from semroute import catalog, vote
 from semroute import index as route_index
 from semroute.catalog import Need
-from semroute.config import Cascade, ModelCard, Route, Rule, Weights
+from semroute.config import ModelCard, Route, Rule, Weights
 from semroute.decision import Candidate, Decision, PastOutcome, Reason, Vote
 from semroute.encoders import is_spec, open_encoder, open_words
 from semroute.encoders.base import clip
@@ -648,12 +648,6 @@ class _Snapshot:
             route.name: route.model_names for route in index.config.routes
         }
         self._models_of[None] = self._settings.default.model_names
-        cascades: dict[str | None, Cascade | None] = {
-            route.name: route.cascade for route in index.config.routes
-        }
-        cascades[None] = self._settings.default.cascade
-        # A cascade would ask the next model anyway, so that less is needed to do so at once.
-        self._rising = {name: one.min_support for name, one in cascades.items() if one is not None}
         contexts = (card.context_tokens for card in self._settings.models.values())
         self._least_context = min((size for size in contexts if size is not None), default=None)
         self._cards = self._settings.models
@@ -965,8 +959,7 @@ class _Snapshot:
         if not known:
             return plan
         models = self._settings.models
-        least = min(settings.min_support, self._rising.get(route, settings.min_support))
-        sure = {name: each.quality for name, each in known.items() if each.support >= least}
+        sure = {name: each.quality for name, each in known.items() if each.support >= settings.min_support}
         weights = request.weights or self._settings.select
         if isinstance(weights, str):
             order = catalog.safest_first(plan.models, sure, settings.max_risk)

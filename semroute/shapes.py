@@ -298,11 +298,6 @@ class Cascade(Shape):
 
     to: Fallbacks = Field(description="The stronger models, in the order in which they are asked.")
     accept: Accept = Field(default=Accept(), description="What an answer must be to be accepted.")
-    min_support: NonNegative = Field(
-        default=0.9,
-        description="Effective number of outcomes that it takes to ask the next model at once, where that is"
-        " less than min_support of the escalations: one rise on a prompt that is nearly the same.",
-    )
 
 
 def _off(value: object) -> object:
