@@ -4,7 +4,8 @@
 
 Outcomes are clusters on a sphere of 384 dimensions, seeded, given to the estimator by the thousand. `MB` is what it
 holds, `peak MB` the most that the process ever had. `feedback` are outcomes by a thousand principals, compared by
-likeness; `imported` are graded prompts, learnt as a trend. Then escalations by one attacker, and by a crowd of as many
+likeness; of `crowded` ones two principals have said all that is near any prompt; `import` are graded prompts, learnt as a
+trend. Then escalations by one attacker, and by a crowd of as many
 as it takes, close to a prompt on which ten good outcomes are stored: does the decision flip?
 """
 
@@ -47,7 +48,7 @@ def main() -> None:
         flush=True,
     )
     for count in sorted({1_000, 10_000, 100_000, arguments.largest}):
-        for kind in ("feedback", "import"):
+        for kind in ("feedback", "crowded", "import"):
             subprocess.run(
                 [sys.executable, __file__, "--only", str(count), kind], check=True
             )  # for its own peak
@@ -60,16 +61,24 @@ def batches(count: int, kind: str, seed: int = 0) -> Iterator[list[Outcome]]:
     for start in range(0, count, BATCH):
         numbers = range(start, min(count, start + BATCH))
         noise = rng.normal(size=(len(numbers), DIM)).astype(np.float32)
+        people = rng.integers(1_000, size=len(numbers))
         yield [
             outcome(
                 number,
                 centres[number % 500] + noise[number - start],
                 float(number % 3 > 0),
-                OPERATOR if kind == "import" else f"user {number % 1000}",
-                kind,
+                principal(kind, number, people[number - start]),
+                "import" if kind == "import" else "feedback",
             )
             for number in numbers
         ]
+
+
+def principal(kind: str, number: int, person: int) -> str:
+    """`crowded`: all that is near a prompt was said by two principals, so the search goes wider."""
+    if kind == "import":
+        return OPERATOR
+    return f"user {number % 1000 if kind == 'crowded' else person}"
 
 
 def outcome(number: int, vector: np.ndarray, score: float, by: str, kind: str) -> Outcome:

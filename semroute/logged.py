@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from semroute.decision import Candidate
 from semroute.errors import Problem
 from semroute.jsonl import Row, parse_rows, raise_any, read_lines
 from semroute.sources import did_you_mean
+from semroute.telemetry import MAX_TOKENS
 from semroute.yaml import shorten
 
 _SHAPE = "a decision as `semroute route --json` prints it, with `score` from 0 to 1 or null"
@@ -18,7 +19,10 @@ _SHAPE = "a decision as `semroute route --json` prints it, with `score` from 0 t
 
 @dataclass(frozen=True, slots=True)
 class LoggedRow:
-    """A decision and its outcome; see `Decision`. `best` is the best-scoring route, served or not."""
+    """A decision and its outcome; see `decisionlog.LoggedDecision`. `model` is the one that answered.
+
+    best: the best-scoring route, served or not. scores_of: the score of each model that was judged.
+    """
 
     id: str
     time: float
@@ -33,6 +37,8 @@ class LoggedRow:
     prompt_tokens: int | None
     completion_tokens: int | None
     score: float | None
+    scores_of: dict[str, float]
+    prompt_hash: str | None
 
 
 def read_logged(source: str, models: Collection[str]) -> list[LoggedRow]:
@@ -52,39 +58,83 @@ def _faults(row: Row, models: Collection[str]) -> Iterator[tuple[str, str]]:
     missing = [key for key in ("model", "reason", "confidence", "score") if key not in values]
     if missing:
         yield "", f"{', '.join(f'`{key}`' for key in missing)} missing; a row is {_SHAPE}."
-    model = values.get("model")
-    if "model" in values and (not isinstance(model, str) or model not in models):
+    for key in ("model", "served_by"):
+        model = values.get(key)
+        if key not in values or (key == "served_by" and model is None):
+            continue
+        if isinstance(model, str) and model in models:
+            continue
         yield (
-            "model",
+            key,
             f"there is no model {shorten(str(model))};{did_you_mean(str(model), models)} see the settings.",
         )
     if not isinstance(values.get("reason", ""), str):
         yield "reason", "`reason` must be a text."
     if "confidence" in values and not _is_number(values["confidence"], 0.0, 1.0):
         yield "confidence", "`confidence` must be a number from 0 to 1."
-    for key, low, high in (
-        ("score", 0.0, 1.0),
-        ("similarity", -1.0, 1.0),
-        ("margin", 0.0, 1.0),
-        ("prompt_tokens", 0.0, math.inf),
-        ("completion_tokens", 0.0, math.inf),
-    ):
+    yield from _wrong_values(values)
+
+
+def _wrong_values(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the values that a row may leave out."""
+    for key in ("id", "route", "best", "error", "prompt_hash"):
+        if not isinstance(values.get(key, ""), str | None):
+            yield key, f"`{key}` must be a text or null."
+    for key, (low, high) in _RANGES.items():
         if values.get(key) is not None and not _is_number(values[key], low, high):
-            yield (
-                key,
-                f"`{key}` must be null or a number{f' from {low:g} to {high:g}' * (high < math.inf)}.",
-            )
-    if not isinstance(values.get("candidates", []), list) or not all(
-        isinstance(one, dict) and isinstance(one.get("model"), str) for one in values.get("candidates", [])
-    ):
-        yield "candidates", "`candidates` must be a list of objects with a `model`."
+            yield key, f"`{key}` must be null or a number{_range(low, high)}."
+    for key in ("prompt_tokens", "completion_tokens"):
+        if isinstance(values.get(key), float) and not values[key].is_integer():
+            yield key, f"`{key}` must be a whole number."
+    if not _are_objects(values.get("candidates", []), _CANDIDATE):
+        yield (
+            "candidates",
+            "`candidates` must be a list of objects with a `model`, whose `quality` is null or a number "
+            "from 0 to 1 and whose other numbers are 0 or more.",
+        )
+    if not _are_objects(values.get("judgements", []), {"score": (0.0, 1.0)}, required="score"):
+        yield "judgements", "`judgements` must be a list of objects with a `model` and a `score` from 0 to 1."
     if not isinstance(values.get("scores", {}), dict):
         yield "scores", "`scores` must be an object of routes and probabilities."
 
 
+_RANGES = {
+    "time": (0.0, 253_402_300_799.0),  # the end of the year 9999
+    "score": (0.0, 1.0),
+    "similarity": (-1.0, 1.0),
+    "margin": (0.0, 1.0),
+    "prompt_tokens": (0.0, float(MAX_TOKENS)),
+    "completion_tokens": (0.0, float(MAX_TOKENS)),
+}
+_CANDIDATE = {
+    "quality": (0.0, 1.0),
+    **dict.fromkeys(("support", "prompt_usd_per_1m", "completion_usd_per_1m"), (0.0, math.inf)),
+}
+
+
+def _range(low: float, high: float) -> str:
+    return f" from {low:g} to {high:g}"
+
+
+def _are_objects(value: Any, ranges: Mapping[str, tuple[float, float]], required: str | None = None) -> bool:
+    """Whether it is a list of objects with a `model`, and numbers within `ranges` or null."""
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("model"), str)
+        and (required is None or one.get(required) is not None)
+        and all(one.get(key) is None or _is_number(one[key], *within) for key, within in ranges.items())
+        for one in value
+    )
+
+
 def _is_number(value: Any, low: float, high: float) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and low - 1e-6 <= value <= high + 1e-6
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+    return math.isfinite(number) and low - 1e-6 <= number <= high + 1e-6
 
 
 def _logged(values: dict[str, Any]) -> LoggedRow:
@@ -95,12 +145,16 @@ def _logged(values: dict[str, Any]) -> LoggedRow:
         )
         for one in values.get("candidates", [])
     )
+    answerer = values["model"] if values.get("error") is not None else values.get("served_by")
+    judged = {one["model"]: float(one["score"]) for one in values.get("judgements", [])}
+    score = values.get("score")
+    model = answerer or values["model"]
     return LoggedRow(
         id=str(values.get("id", "")),
         time=float(values.get("time") or 0.0),
         route=values.get("route"),
         best=values.get("best") or next(iter(values.get("scores", {})), None),
-        model=values["model"],
+        model=model,
         reason=values["reason"],
         confidence=float(values["confidence"]),
         similarity=values.get("similarity"),
@@ -108,5 +162,7 @@ def _logged(values: dict[str, Any]) -> LoggedRow:
         candidates=candidates,
         prompt_tokens=values.get("prompt_tokens"),
         completion_tokens=values.get("completion_tokens"),
-        score=values.get("score"),
+        score=score,
+        scores_of=judged if score is None else judged | {model: float(score)},
+        prompt_hash=values.get("prompt_hash"),
     )

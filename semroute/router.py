@@ -49,7 +49,7 @@ from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.telemetry import CLOSE_S, Decided, Event, Feed, Judged, Listener, Served
 from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text, storable
-from semroute.ulid import new_ulid, ulid_of
+from semroute.ulid import new_ulid
 from semroute.vote import NO_VOTE, Judge, Limits, head_view
 from semroute.wording import PARTS, Reader
 
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("semroute")
 
 _Parsed = TypeVar("_Parsed")
+_LONG_TEXT = 4_000  # characters; of more the last decisions keep what feedback needs, and not the text
+_QUIET_S = 60.0  # between two lines about the same failure
 _LONGEST_TEXT = 100_000  # characters; more than any encoder reads
 _REMEMBERED = 10_000  # decisions about which feedback can be given
 _BATCH = 512  # prompts encoded at once
@@ -364,6 +366,7 @@ class Router:
         latency_ms: float | None = None,
         ttft_ms: float | None = None,
         error: str | None = None,
+        purpose: str | None = None,
     ) -> None:
         """Tell the listeners that a model was called for a decision, or its id, and what that took.
 
@@ -372,9 +375,11 @@ class Router:
 
         model: who was called, the decision's where left out. latency_ms, ttft_ms: milliseconds until the
         whole answer, and until its first token. error: why there was no answer, briefly, without prompt text.
+        purpose: what the call was for, where it was not the answer: "arbiter", "judge", or a word of yours.
 
-        Waits for nothing. Feedback is then about the model that answered. Raises OutcomeInvalid for values
-        that cannot be.
+        Waits for nothing. Feedback is then about the model that answered. An id may be any: another replica
+        may have made the decision. What is told of one that nobody made stands in the log beside nothing, and
+        counts in nothing. Raises OutcomeInvalid for values that cannot be and models that are not declared.
         """
         identity = decision.id if isinstance(decision, Decision) else decision
         known = self._recent.get(identity)
@@ -383,16 +388,17 @@ class Router:
             id=identity,
             time=time.time(),
             model=called,
+            purpose=purpose,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
-            usd=self._snapshot.usd(called, prompt_tokens, completion_tokens),
             latency_ms=latency_ms,
             ttft_ms=ttft_ms,
             error=error,
         )
-        if known is not None and called is not None and error is None:
+        self._snapshot.check_model(model)
+        if known is not None and called is not None and error is None and purpose is None:
             self._recent.add(identity, known._replace(model=called))
-        self._tell(event)
+        self._tell(replace(event, usd=self._snapshot.usd(called, prompt_tokens, completion_tokens)))
 
     def listen(self, listener: Listener) -> None:
         """Tell `listener` of every decision from now on, and of what becomes of it.
@@ -406,6 +412,11 @@ class Router:
     def dropped(self) -> int:
         """How many events some listener was never told of, in this process: it was too slow."""
         return sum(feed.dropped for feed in self._feeds)
+
+    @property
+    def without_outcomes(self) -> int:
+        """How many prompts were routed without outcomes because asking them failed, since the last reload."""
+        return self._snapshot.without_outcomes.count
 
     def flush(self, timeout: float = CLOSE_S) -> bool:
         """Wait until the listeners were told of everything so far, at most `timeout` seconds.
@@ -441,9 +452,11 @@ class Router:
         origin = "feedback" if escalated_to is None else "escalation"
         said = {"origin": origin, "escalated_to": escalated_to, "why": why}
         snapshot, memory = self._snapshot, self.memory
-        outcome = snapshot.outcome(
-            snapshot.seen(prompt), model, score, id=new_ulid(), by=by or OPERATOR, **said
-        )
+        if escalated_to == model:
+            raise OutcomeInvalid("escalated_to", f"is {model!r}, the model that was not good enough")
+        if is_blank(prompt):
+            raise OutcomeInvalid("prompt", "is empty: there is nothing that another prompt could be like")
+        outcome = snapshot.outcome(snapshot.seen(prompt), model, score, id=new_ulid(), by=_named(by), **said)
         memory.add([outcome])
         return outcome.id
 
@@ -452,7 +465,7 @@ class Router:
     ) -> int:
         """Store graded prompts as the operator; returns how many outcomes were new.
 
-        The same prompt, model and score is stored once. Raises StoreError or EncoderError.
+        One that has the score which counts already is not stored again. Raises StoreError or EncoderError.
         """
         return self._snapshot.import_outcomes(graded, progress)
 
@@ -485,7 +498,8 @@ class Router:
     ) -> None:
         """Remember a decision, and tell of it."""
         if seen is not None or self._feeds:
-            self._recent.add(decision.id, _About(seen, decision.route, decision.model))
+            kept = None if seen is None else self._snapshot.kept(seen)
+            self._recent.add(decision.id, _About(kept, decision.route, decision.model))
         if self._feeds and tell:
             vector = None if seen is None else seen.vector
             self._tell(Decided(decision, time.time(), _text_of(prompt), step, vector))
@@ -514,7 +528,7 @@ class Router:
             time=time.time(),
             outcome=new_ulid(),
             score=score,
-            by=by or OPERATOR,
+            by=_named(by),
             model=about.model,
             escalated_to=escalated_to,
         )
@@ -532,7 +546,15 @@ class Router:
                 escalated_to=escalated_to,
                 why=why,
             )
-            snapshot.memory.add([outcome])
+            try:
+                snapshot.memory.add([outcome])
+            except StoreUnavailable:
+                if self._snapshot.memory is snapshot.memory:
+                    raise
+                # A reload closed that store meanwhile: it is for the new one.
+                return self._store_outcome(
+                    decision, score, by, origin=origin, escalated_to=escalated_to, why=why
+                )
         self._tell(event)
         return event.outcome
 
@@ -594,6 +616,7 @@ class Router:
             address=address,
             root=self._root,
             encoder=encoder_name(index.manifest.encoder.model_dump()),
+            dim=index.manifest.encoder.dim,
         )
 
     def reload(self) -> None:
@@ -656,6 +679,7 @@ class _Snapshot:
         self._judge = Judge(index.fitted, self._names)
         self._default_limits = _default_limits(index)
         self.limits = dict(zip(self._names, limits_of(index), strict=True))
+        self.without_outcomes = _Noted("Routing goes on without outcomes")
 
     def measured(self, latencies: Mapping[str, tuple[float | None, float | None]]) -> _Snapshot:
         """The same, with `latencies` in place of what the cards say of them."""
@@ -871,6 +895,14 @@ class _Snapshot:
             return None
         return _Seen("", found.vector, found.features, found.prompt_hash)
 
+    def kept(self, seen: _Seen) -> _Seen:
+        """`seen` as it is remembered: of a long text what is made of it, where that is enough."""
+        key = None if self.memory is None else self.memory.known_key
+        keeps_text = self._settings.escalations is not None and self._settings.escalations.keep_text
+        if len(seen.text) <= _LONG_TEXT or key is None or keeps_text:
+            return seen
+        return seen._replace(text="", features=trend.features(seen.text), hashed=prompt_hash(seen.text, key))
+
     def seen(self, prompt: str) -> _Seen:
         """A prompt as outcomes are compared by. Raises EncoderError."""
         return _Seen(prompt, self.vectors([prompt])[0])
@@ -922,21 +954,25 @@ class _Snapshot:
         for start in range(0, len(graded), _BATCH):
             batch = graded[start : start + _BATCH]
             vectors = self.vectors([row.prompt for row in batch])
+            key = memory.key()
             outcomes = [
                 self.outcome(
-                    _Seen(row.prompt, vector),
+                    seen,
                     model,
                     score,
-                    id=_import_id(row, model, memory.key()),
+                    id=new_ulid(),
                     by=OPERATOR,
                     origin="import",
                     route=row.route,
                     why=row.why,
                 )
                 for row, vector in zip(batch, vectors, strict=True)
+                for seen in [
+                    _Seen(row.prompt, vector, trend.features(row.prompt), prompt_hash(row.prompt, key))
+                ]
                 for model, score in row.scores.items()
             ]
-            added += memory.add(outcomes, settled=start + _BATCH >= len(graded))
+            added += memory.add_imports(outcomes, is_last=start + _BATCH >= len(graded))
             if progress is not None:
                 progress(start + len(batch), len(graded))
         return added
@@ -946,14 +982,16 @@ class _Snapshot:
         try:
             return self._weighed(plan, seen, route, request)
         except Exception as error:  # noqa: BLE001 - the signal is an extra: the prompt must be served
-            _log.error("Routing goes on without outcomes: %s", _anonymous(error))
+            self.without_outcomes.note(_anonymous(error))
             return plan
 
     def _weighed(self, plan: _Plan, seen: _Seen, route: str | None, request: _Request) -> _Plan:
         memory, settings = self.memory, self._settings.escalations
         if memory is None or settings is None or memory.is_empty():
             return plan
-        prompt = estimate.Prompt(seen.vector, trend.features(seen.text), route)
+        # Of a long prompt that an arbiter has settled, only what was made of its text is left.
+        features = trend.features(seen.text) if seen.features is None else seen.features
+        prompt = estimate.Prompt(seen.vector, features, route)
         found = memory.estimates(prompt, plan.models)
         known = {name: each for name, each in found.items() if each.support > 0.0}
         if not known:
@@ -980,7 +1018,7 @@ class _Snapshot:
             f"Outcomes on such prompts give {about!r} a quality of {quality:.2f} (support {support:.1f}): "
             f"{order[0]!r} serves instead of {plan.models[0]!r}."
         )
-        return _Plan(order, candidates, moved, outcomes)
+        return _Plan(order, candidates, f"{plan.moved} {moved}".lstrip(), outcomes)
 
     def _plan(self, preferred: tuple[str, ...], request: _Request) -> _Plan:
         """Order the `preferred` models and hold them against what the call asks for."""
@@ -1007,6 +1045,23 @@ class _Snapshot:
         models = self._settings.models
         meeting = tuple(name for name in self._in_order(ranked) if need.met_by(name, models[name]))
         return meeting or tuple(name for name, card in models.items() if need.met_by(name, card))
+
+
+class _Noted:
+    """A failure that may come with every prompt: the log says so at once, and then once a minute."""
+
+    def __init__(self, message: str) -> None:
+        self._message, self._next, self._said = message, 0.0, 0
+        self.count = 0
+
+    def note(self, error: str) -> None:
+        """Count one, and write a line if it is time."""
+        self.count += 1
+        now = time.monotonic()
+        if now < self._next:
+            return
+        _log.error("%s (%d prompts): %s", self._message, self.count - self._said, error)
+        self._next, self._said = now + _QUIET_S, self.count
 
 
 class _Recent:
@@ -1038,6 +1093,11 @@ def _fed(router: Router, listener: Listener) -> Feed:
     return feed
 
 
+def _named(by: str | None) -> str:
+    """The principal; only None is the operator."""
+    return OPERATOR if by is None else by
+
+
 def _text_of(prompt: Prompt) -> str | None:
     """The text of a prompt as outcomes hash it; None where it cannot be read."""
     try:
@@ -1056,11 +1116,6 @@ def _size(need: Need, card: ModelCard) -> str:
     if card.context_tokens is None or need.tokens <= card.context_tokens:
         return ""
     return f": about {need.tokens:,} tokens, and it reads {card.context_tokens:,}"
-
-
-def _import_id(row: GradedPrompt, model: str, key: bytes) -> str:
-    """The same for the same prompt, model and score, so that importing a file twice changes nothing."""
-    return ulid_of(prompt_hash(f"{row.prompt}\0{model}\0{row.scores[model]!r}", key))
 
 
 def _storable(text: str) -> str:

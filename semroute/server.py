@@ -48,7 +48,7 @@ from semroute.errors import (
     StoreError,
     UnknownDecision,
 )
-from semroute.escalations import OPERATOR
+from semroute.escalations import CASCADE, OPERATOR
 from semroute.live import Live
 from semroute.metrics import CONTENT_TYPE, Metrics
 from semroute.text import estimated_tokens, routed_text
@@ -287,6 +287,22 @@ class Service:
             return
         self._books.submit(self._do, work)
 
+    def called(self, decision: Decision | None, attempt: Attempt) -> None:
+        """Let the decision log have what was called, for the answer or to help choosing."""
+        if decision is None:
+            return
+        told: dict[str, Any] = {
+            "model": attempt.model,
+            "purpose": None if attempt.purpose == "answer" else attempt.purpose,
+            # The log holds what providers counted; what is estimated here is not mixed in.
+            "prompt_tokens": None if attempt.estimated else attempt.prompt_tokens,
+            "completion_tokens": None if attempt.estimated else attempt.completion_tokens,
+            "latency_ms": attempt.latency_ms,
+            "ttft_ms": attempt.ttft_ms,
+            "error": attempt.error,
+        }
+        self.book(functools.partial(self.router.served, decision, **told))
+
     def _do(self, work: Callable[[], object]) -> None:
         try:
             work()
@@ -382,6 +398,8 @@ class Service:
         aside = _Aside(self, asked.owner, asked.trace)
         decision = await self.decide(prompt, request, aside)
         asked.trace.decided(decision)
+        for attempt in aside.attempts:
+            self.called(decision, attempt)
         return Reply(200, decision.to_dict(), _decision_headers(decision))
 
     def choice(self, text: str) -> tuple[Weights | None, tuple[str, ...]]:
@@ -408,8 +426,8 @@ class Service:
             if value is not None and not isinstance(value, str):
                 raise BadRequest(400, f"`{name}` must be text.", param=name)
         who = by or asked.owner or "client"
-        if who == OPERATOR:
-            raise BadRequest(400, f"`by` must not be {OPERATOR}: that is who runs the router.", param="by")
+        if who in {OPERATOR, CASCADE}:
+            raise BadRequest(400, f"`by` must not be {who}: that is the router's own.", param="by")
         if to is not None:
             call = functools.partial(self.router.escalate, identity, to=to, by=who, why=why)
         elif isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1:
@@ -781,6 +799,8 @@ class _Ledger(Observer):
         self._plan = plan
         self._trace = trace
         self.attempts = list(plan.before)
+        for attempt in plan.before:
+            service.called(plan.decision, attempt)
 
     def attempting(self, attempt: Attempt, upstream: Upstream) -> Headers:
         """See Observer."""
@@ -788,7 +808,7 @@ class _Ledger(Observer):
 
     def attempted(self, attempt: Attempt) -> None:
         """See Observer."""
-        service, decision = self._service, self._plan.decision
+        service = self._service
         self.attempts.append(attempt)
         self._trace.attempted(attempt)
         service.metrics.attempted(attempt)
@@ -796,16 +816,7 @@ class _Ledger(Observer):
             service.spend(self._plan.owner, attempt.usd)
         if attempt.ids and attempt.outcome == "answered":
             service.affinity.note(attempt.ids, attempt.model)
-        if decision is not None and attempt.purpose == "answer":
-            told: dict[str, Any] = {
-                "model": attempt.model,
-                "prompt_tokens": attempt.prompt_tokens,
-                "completion_tokens": attempt.completion_tokens,
-                "latency_ms": attempt.latency_ms,
-                "ttft_ms": attempt.ttft_ms,
-                "error": attempt.error,
-            }
-            service.book(functools.partial(service.router.served, decision, **told))
+        service.called(self._plan.decision, attempt)
 
     def rose(self, rise: Rise) -> None:
         """See Observer."""
@@ -815,8 +826,8 @@ class _Ledger(Observer):
         if decision is None or settings is None or settings.store is None:
             return
         service.book(functools.partial(service.router.answered, decision.id, rise.model))
-        escalate = functools.partial(service.router.escalate, decision.id, to=rise.to, why=rise.why)
-        service.book(escalate)
+        said = {"to": rise.to, "by": CASCADE, "why": rise.why}
+        service.book(functools.partial(service.router.escalate, decision.id, **said))
 
     def answered_by(self, model: str) -> None:
         """Feedback on the decision is about the model that gave the answer."""

@@ -68,11 +68,15 @@ Figures = Mapping[str, Ratio]
 
 
 class Goal(NamedTuple):
-    """The largest `most` among the points whose `of` is at least `floor`; without `of`, among all."""
+    """The largest `most` among the points whose `of` is at least `floor`; without `of`, among all.
+
+    then: what decides between equal ones where there is no `of`.
+    """
 
     most: str
     of: str | None = None
     floor: float = 0.0
+    then: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,17 +158,26 @@ class Pick(NamedTuple):
     reached: bool
 
 
-def pick(sums: Floats, figures: Figures, goal: Goal) -> Pick:
-    """The best of the points with (k, columns) `sums`. Of equal ones that with the higher `goal.of`."""
+def pick(sums: Floats, figures: Figures, goal: Goal, present: int | None = None) -> Pick:
+    """The best of the points with (k, columns) `sums`.
+
+    Of equal ones that in force, at the place `present`; else that with the higher `goal.of`, or where the
+    goal has none the higher `goal.then`; else that with the highest value.
+    """
     most = _low_if_none(figures[goal.most].of(sums))
+    beside = goal.of or goal.then
+    held = np.zeros(len(sums)) if beside is None else _low_if_none(figures[beside].of(sums))
     if goal.of is None:
-        return Pick(int(np.argmax(most)), reached=True)
-    held = _low_if_none(figures[goal.of].of(sums))
+        best = int(np.lexsort((held, most))[-1])
+        stays = present is not None and most[present] == most[best]
+        return Pick(present if stays and present is not None else best, reached=True)
     reaching = held >= goal.floor - _ROUNDING
     if not reaching.any():
         return Pick(int(np.lexsort((most, held))[-1]), reached=False)
-    best = np.lexsort((held, np.where(reaching, most, -np.inf)))[-1]
-    return Pick(int(best), reached=True)
+    best = int(np.lexsort((held, np.where(reaching, most, -np.inf)))[-1])
+    if present is not None and reaching[present] and most[present] == most[best]:
+        best = present
+    return Pick(best, reached=True)
 
 
 def _low_if_none(values: Floats) -> Floats:

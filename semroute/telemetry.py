@@ -38,6 +38,8 @@ RETRY_S = 5.0  # between two tries to flush
 CLOSE_S = 5.0  # that closing waits for a listener
 _SAY_S = 600.0
 _MAX_NAME = 200
+
+MAX_TOKENS = 2**53  # every program that reads the log holds so much, and no less than that exactly
 _MAX_ERROR = 2_000
 
 _starting = threading.Lock()
@@ -67,7 +69,9 @@ class Decided:
 class Served:
     """A model was called for the decision `id`, and what that took. What is not known is None.
 
-    model: who was called; None is the decision's. prompt_tokens, completion_tokens: as the provider counted.
+    model: who was called; None is the decision's. purpose: None for an answer, else what the call was for,
+    such as "arbiter" or "judge", which help to choose.
+    prompt_tokens, completion_tokens: as the provider counted.
     usd: US dollars, by those tokens and the configured prices. latency_ms: until the answer was complete.
     ttft_ms: until its first token. error: why there is no answer, in a few words without prompt text.
 
@@ -77,6 +81,7 @@ class Served:
     id: str
     time: float
     model: str | None = None
+    purpose: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     usd: float | None = None
@@ -86,12 +91,15 @@ class Served:
 
     def __post_init__(self) -> None:
         _check_name("decision", self.id)
-        if self.model is not None:
-            _check_name("model", self.model)
+        for name in ("model", "purpose"):
+            if getattr(self, name) is not None:
+                _check_name(name, getattr(self, name))
         for name in ("prompt_tokens", "completion_tokens"):
             count = getattr(self, name)
             if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
                 raise OutcomeInvalid(name, "must be a whole number, 0 or more")
+            if count is not None and count > MAX_TOKENS:
+                raise OutcomeInvalid(name, f"must be at most {MAX_TOKENS}, which no call has counted")
         for name in ("usd", "latency_ms", "ttft_ms"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _amount(name, getattr(self, name)))
@@ -349,8 +357,12 @@ def _check_name(name: str, value: object) -> None:
 
 
 def _amount(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number that no float holds
+        number = math.inf
+    if not math.isfinite(number):
         raise OutcomeInvalid(name, "must be a finite number")
-    if value < 0:
+    if number < 0:
         raise OutcomeInvalid(name, "must be 0 or more")
-    return float(value)
+    return number

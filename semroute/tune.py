@@ -11,7 +11,7 @@ picked anew without each fold and measured on that fold.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ from semroute.config import EscalationSettings, Weights
 from semroute.crossfit import ANSWER_TOKENS, Crossfitted, candidates_of, price_problems, usd
 from semroute.errors import ConfigError, Problem
 from semroute.jsonl import raise_any
-from semroute.sweep import LEVEL, Figure, Figures, Goal, Ratio, Sweep, folds_of, measured, pick
+from semroute.sweep import LEVEL, Figure, Figures, Goal, Pick, Ratio, Sweep, folds_of, measured, pick
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +45,7 @@ _LOG = "the decision log"
 _UNMOVED = ("rule", "error", "empty_prompt")  # reasons of decisions that neither vote nor outcome moves
 _BATCH = 512  # prompts routed together
 _SHOWN = 12
+_MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04)  # above the floor, to reach it on new prompts
 _FEW = 100  # prompts below which an interval says little
 
 _SERVED_IN_SCOPE, _SERVED, _RIGHT_SERVED, _RIGHT, _IN_SCOPE, _CASES, _REFUSED_OUT, _OUT = range(8)
@@ -107,6 +108,16 @@ class Logged(Protocol):
     @property
     def score(self) -> float | None:
         """How good the answer was, from 0 to 1; None where nobody said."""
+        ...
+
+    @property
+    def scores_of(self) -> Mapping[str, float]:
+        """The score of each model that was judged on this prompt, that of a rejected answer too."""
+        ...
+
+    @property
+    def prompt_hash(self) -> str | None:
+        """The same for equal prompts; None where that is not known."""
         ...
 
 
@@ -178,9 +189,9 @@ class Curve:
 class Tuning:
     """What tuning found.
 
-    prompts: how many were measured. reached: whether a point reaches the floor of the goal.
-    chosen: the best point by the goal on these prompts; where none reaches the floor, the one that comes
-    nearest.
+    prompts: how many were measured. reached: whether the floor of the goal is promised, see `promised`.
+    chosen: the best point by the goal on these prompts, with as much to spare as makes the promise reach the
+    floor; where no point is promised to reach it, the best on these prompts, or the one that comes nearest.
     promised: the same setting as it will do on new prompts: picked without each fold, measured on it.
     now: the settings as they are. shown: about a dozen points of the curve, the chosen one among them.
     measures: those of the field (see `measures`) that the curve has, by name; none of labelled prompts.
@@ -258,9 +269,13 @@ def tune_limits(
     fixed = np.array([vote.best is None or vote.distance is None for vote in votes], bool)
     accepted, refused = (np.where(fixed[:, None], now, sums) for sums in (accepted, refused))
     sweep = _limit_sweep(router, votes, setting, accepted, refused)
-    goal = Goal("accuracy") if precision is None else Goal("coverage", "precision", precision)
+    goal = (
+        Goal("accuracy", then="precision") if precision is None else Goal("coverage", "precision", precision)
+    )
     groups = _same([case.prompt for case in cases], "cases")
-    return _tuned(setting, sweep, LIMIT_FIGURES, goal, groups, now, [])
+    return _tuned(
+        setting, sweep, LIMIT_FIGURES, goal, groups, now, [], _in_force(router.index.config, setting)
+    )
 
 
 class _Judged(NamedTuple):
@@ -347,7 +362,8 @@ def tune_models(router: Router, graded: Crossfitted, *, setting: str | None = No
     groups = np.arange(len(choices.order))
     now = _now(router, choices)
     sweep = _model_sweep(choices, setting, settings.select)
-    found = _tuned(setting, sweep, MODEL_FIGURES, goal, groups, now, notes)
+    in_force = _in_force(router.index.config, setting)
+    found = _tuned(setting, sweep, MODEL_FIGURES, goal, groups, now, notes, in_force)
     return replace(found, measures=_measures(choices, found.curve))
 
 
@@ -433,8 +449,11 @@ def tune_log(router: Router, rows: Sequence[Logged], *, setting: str | None = No
         sweep, now = _model_sweep(choices, setting, config.settings.select), _now(router, choices)
     else:
         sweep, now = _logged_limits(router, scored, choices, setting)
-    groups = np.arange(len(scored))
-    return _tuned(setting, sweep, LOG_FIGURES, goal, groups, now, notes)
+    hashes = [one.prompt_hash for one in scored]
+    groups = _same([place if known is None else known for place, known in enumerate(hashes)], _LOG)
+    if any(known is None for known in hashes):
+        notes.append("decisions without a `prompt_hash` are taken to be on different prompts")
+    return _tuned(setting, sweep, LOG_FIGURES, goal, groups, now, notes, _in_force(config, setting))
 
 
 def _logged_choices(config: Config, rows: Sequence[Logged]) -> tuple[Choices, int]:
@@ -457,8 +476,9 @@ def _logged_choices(config: Config, rows: Sequence[Logged]) -> tuple[Choices, in
                 worth[row, places[candidate.model]] = candidate.quality
                 if candidate.support is not None and candidate.support >= least:
                     believed[row, places[candidate.model]] = candidate.quality
-        worth[row, places[one.model]] = one.score
-        known[row, places[one.model]] = True
+        for model, score in {**one.scores_of, one.model: one.score}.items():
+            if model in places:
+                worth[row, places[model]], known[row, places[model]] = score, True
         names = _order(config, one)
         order[row] = orders.setdefault(tuple(places[name] for name in names), len(orders))
     default = places[settings.default.model_names[0]]
@@ -484,7 +504,7 @@ def _usual_worth(config: Config, rows: Sequence[Logged]) -> list[float]:
     """Of each model the mean score in the log, else what its card declares, else 0.5."""
     usual = []
     for model, card in config.settings.models.items():
-        scores = [one.score for one in rows if one.model == model and one.score is not None]
+        scores = [one.scores_of[model] for one in rows if model in one.scores_of]
         usual.append(float(np.mean(scores)) if scores else declared_quality(card))
     return usual
 
@@ -533,18 +553,14 @@ def _tuned(
     groups: NDArray[np.int64],
     now: Floats,
     notes: list[str],
+    in_force: float | None,
 ) -> Tuning:
     """Sweep, pick, and measure what is promised."""
     values, sums = sweep.curve()
+    _at_its_value(sweep, values, sums, in_force)
     curve = Curve(setting, values, {name: ratio.of(sums) for name, ratio in figures.items()})
-    found = pick(sums, figures, goal)
     folds = folds_of(groups)
-    promised = np.zeros_like(sweep.start)
-    for fold in range(int(folds.max()) + 1):
-        within = folds == fold
-        own_values, own_sums = sweep.only(~within).curve()
-        value = float(own_values[pick(own_sums, figures, goal).place])
-        promised[within] = sweep.state(value)[within]
+    found, promised = _picked(sweep, (values, sums), figures, goal, folds, in_force)
     places = _shown(curve, goal, found.place)
     states = [promised, now, *(sweep.state(float(values[place])) for place in places)]
     promise, present, *shown = measured(states, figures, groups, [folds, *[None] * (len(states) - 1)])
@@ -571,6 +587,74 @@ def _tuned(
         tuple(notes),
         gains,
     )
+
+
+def _at_its_value(sweep: Sweep, values: Floats, sums: Floats, in_force: float | None) -> int | None:
+    """The place of the curve where the value in force lies; its value there becomes that one."""
+    if in_force is None or not sweep.low <= in_force <= sweep.high:
+        return None
+    alike = np.isclose(sums, sweep.state(in_force).sum(axis=0), rtol=1e-12, atol=1e-12).all(axis=1)
+    nearest = np.where(alike, np.abs(values - in_force), np.inf)
+    place = int(nearest.argmin())
+    if not alike[place]:
+        return None
+    values[place] = in_force
+    return place
+
+
+def _picked(
+    sweep: Sweep,
+    curve: tuple[Floats, Floats],
+    figures: Figures,
+    goal: Goal,
+    folds: NDArray[np.int64],
+    in_force: float | None,
+) -> tuple[Pick, Floats]:
+    """The point by the goal, and what each prompt adds at the one picked without its fold, (n, columns).
+
+    A point that reaches the floor on these prompts reaches it on others half of the time. So it is picked
+    by a floor that is higher by the least of a few margins with which the promise reaches the floor.
+    """
+    parts = []
+    for fold in range(int(folds.max()) + 1):
+        part = sweep.only(folds != fold)
+        values, sums = part.curve()
+        parts.append((values, sums, _at_its_value(part, values, sums, in_force)))
+    present = _at_its_value(sweep, *curve, in_force)
+    first: tuple[Pick, Floats] | None = None
+    for margin in _MARGINS:
+        wanted = goal._replace(floor=goal.floor + margin)
+        found = pick(curve[1], figures, wanted, present)
+        promised = np.zeros_like(sweep.start)
+        for fold, (values, sums, place) in enumerate(parts):
+            value = float(values[pick(sums, figures, wanted, place).place])
+            promised[folds == fold] = sweep.state(value)[folds == fold]
+        if goal.of is None:
+            return found, promised
+        held = float(figures[goal.of].of(promised.sum(axis=0, keepdims=True))[0])
+        reached = found.reached and held >= goal.floor
+        if reached:
+            return Pick(found.place, reached=True), promised
+        first = first or (Pick(found.place, reached=False), promised)
+        if not found.reached:
+            break
+    assert first is not None  # noqa: S101 - there is a margin
+    return first
+
+
+def _in_force(config: Config, setting: str) -> float | None:
+    """The number that the settings give `setting`; None where that is fitted, or not there."""
+    settings = config.settings
+    match setting:
+        case "vote.min_confidence":
+            value: object = settings.vote.min_confidence
+        case "vote.max_distance":
+            value = settings.vote.max_distance
+        case "escalations.max_risk":
+            value = None if settings.escalations is None else settings.escalations.max_risk
+        case _:
+            value = settings.select.cost if isinstance(settings.select, Weights) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _does_no_worse(present: dict[str, Figure], promise: dict[str, Figure], goal: Goal) -> bool:

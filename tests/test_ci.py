@@ -226,7 +226,7 @@ def test_the_matcher_reads_problems_warnings_and_findings():
 
 def test_the_hooks_run_and_are_used_here(checkout, environment):
     offered = {hook["id"]: hook for hook in read(".pre-commit-hooks.yaml")}
-    assert set(offered) == {"semroute-validate", "semroute-build-check"}
+    assert set(offered) == {f"semroute-{name}" for name in ("validate", "build-check", "lint", "eval")}
     (local,) = read(".pre-commit-config.yaml")["repos"]
     used = {hook["id"]: hook for hook in local["hooks"]}
     for name, hook in offered.items():

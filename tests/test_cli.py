@@ -460,7 +460,8 @@ def test_eval_of_probes_counts_them_by_tag(semroute, project):
 
 def test_eval_exits_1_below_a_floor_and_says_which(semroute, write_project, project):
     floors = {"accuracy": 0.9, "coverage": 0.5, "tags": {"smoke": 1.0}}
-    write_project(settings={"floors": floors})
+    default = {"model": "big", "heldout": ["what is the airspeed of a swallow"]}
+    write_project(settings={"floors": floors, "default": default})
     assert semroute("build").returncode == 0
     write_cases(
         project,
@@ -477,7 +478,9 @@ def test_eval_exits_1_below_a_floor_and_says_which(semroute, write_project, proj
     held = {row["name"]: row["holds"] for row in json.loads(done.stdout)["floors"]}
     assert held == {"accuracy": False, "coverage": True, "tags.smoke": False}
     write_cases(project, {"prompt": "hello there", "route": "smalltalk", "tags": ["smoke"]})
-    assert semroute("eval", "--cases", "cases.jsonl").returncode == 0
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "floors on tags (smoke) are not checked" in semroute("eval").stderr
 
 
 def test_eval_against_another_index(semroute, write_project, project):

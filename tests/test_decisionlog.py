@@ -31,7 +31,7 @@ from semroute.build import build_index
 from semroute.config import ModelCard, load_config
 from semroute.decision import Candidate, Decision
 from semroute.decisionlog import DecisionLog, LoggedDecision, open_log
-from semroute.decisionlog.record import Entry, entry_of
+from semroute.decisionlog.record import Entry, Judgement, entry_of
 from semroute.decisionlog.savings import savings, savings_by_day
 from semroute.errors import (
     ConfigError,
@@ -133,6 +133,8 @@ def test_a_decision_comes_back_with_what_it_cost_and_how_it_was_judged(opened):
         **{"index": "sha256:0", "elapsed_ms": 1.25, "step": "draft", "attempts": 1, "served_by": "small"},
         **{"prompt_tokens": 1_000, "completion_tokens": 100, "usd": 0.00045, "latency_ms": 812.5},
         **{"ttft_ms": 90.0, "score": 0.0, "escalated_to": "big", "by": "ann"},
+        judgements=(Judgement("small", 0.0, "big", "ann"),),
+        prompt_hash=prompt_hash(CANARY, log.key).hex(),
     )
     assert (second.id, second.route, second.model, second.similarity) == (
         other.decision.id,
@@ -227,19 +229,42 @@ def test_of_several_judgements_the_operators_last_counts_else_the_last(opened):
     assert [(d.score, d.by) for d in log.read()] == [(0.6, "operator")]
 
 
+def test_a_judgement_belongs_to_the_model_it_is_about(opened):
+    """What a cascade says of the answer it rejected is no word on the answer that was served."""
+    log, event = opened(), decided()
+    rejected = judged(event, 0.0, "cascade", model="small", escalated_to="big")
+    log.write(entries(log, event, served(event, model="small"), rejected, served(event, model="big")))
+    (found,) = log.read()
+    assert (found.answerer, found.score, found.escalated_to, found.by) == ("big", None, None, None)
+    assert found.judgements == (Judgement("small", 0.0, "big", "cascade"),)
+    log.write(entries(log, judged(event, 1.0, "ann", model="big")))
+    (found,) = log.read()
+    assert (found.score, found.by, found.of_answerer().model) == (1.0, "ann", "big")
+    assert found.scores_of == {"small": 0.0, "big": 1.0}
+    (row,) = (each for each in savings([found], CATALOGUE, "big").quality if each.model == "big")
+    assert (row.decisions, row.judged, row.mean) == (1, 1, 1.0)
+
+
+def test_of_an_answer_that_is_given_all_the_same_people_are_heard_before_the_cascade(opened):
+    log, event = opened(), decided()
+    log.write(entries(log, event, served(event, model="small"), judged(event, 0.75, "ann", model="small")))
+    log.write(entries(log, judged(event, 0.0, "cascade", model="small", escalated_to="big")))
+    assert [(d.score, d.by) for d in log.read()] == [(0.75, "ann")]
+
+
 def test_what_is_said_of_nobodys_decision_is_no_decision(opened):
     log = opened()
     log.write(entries(log, served(decided()), judged(decided(), 1.0)))
     assert list(log.read()) == log.tail(5) == []
 
 
-def test_writing_the_same_entries_again_changes_nothing_in_a_database(opened, spec):
+def test_writing_the_same_entries_again_changes_nothing(opened):
     log, event = opened(), decided()
     written = entries(log, event, served(event, prompt_tokens=1, completion_tokens=1))
     for _ in range(2):
         log.write(written)
-    # Lines have no key: what failed is cut off there before it is written again.
-    assert [found.attempts for found in log.read()] == ([2, 2] if spec.startswith("jsonl:") else [1])
+    assert [found.attempts for found in log.read()] == [1]
+    assert len(log.tail(10)) == len(log.find([event.decision.id])) == 1
 
 
 def test_forgetting_a_prompt_leaves_nothing_of_it(opened, spec, tmp_path):
@@ -654,9 +679,9 @@ def test_a_router_that_is_gone_leaves_no_thread(project):
 @pytest.mark.parametrize(
     ("field", "wrong"),
     [
-        *(("prompt_tokens", value) for value in (-1, 1.5, True, "7")),
+        *(("prompt_tokens", value) for value in (-1, 1.5, True, "7", 2**53 + 1, 10**400)),
         *(("completion_tokens", value) for value in (-1, float("nan"))),
-        *(("latency_ms", value) for value in (-1, float("inf"), "fast", True)),
+        *(("latency_ms", value) for value in (-1, float("inf"), "fast", True, 10**400)),
         *(("ttft_ms", value) for value in (-0.1, float("nan"))),
         *(("model", value) for value in ("x" * 201, "nul \x00")),
     ],
@@ -668,6 +693,17 @@ def test_what_a_call_cannot_have_cost(project, load, field, wrong):
 
 
 # The log of a router -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_called_is_a_model_of_the_settings_and_of_any_replicas_decision(project, load, tmp_path):
+    router = load(project("jsonl:d.jsonl"))
+    decision = router.route("hello there")
+    with pytest.raises(OutcomeInvalid, match="'huge' is not declared; the settings have"):
+        router.served(decision, model="huge")
+    router.served(new_ulid(), prompt_tokens=1)  # another replica may have made it
+    router.flush(10)
+    with open_log("jsonl:d.jsonl", root=tmp_path) as log:
+        assert [(found.id, found.attempts) for found in log.read()] == [(decision.id, 0)]
 
 
 def test_every_decision_is_written_with_its_cost_and_outcome(project, load, spec, opened):
@@ -979,7 +1015,7 @@ def test_savings_by_hand():
             logged(),
             logged(attempts=1, served_by="small"),
             logged(attempts=1, served_by="small", error="HTTP 500", usd=0.0),
-            answered(served_by="odd", usd=None),
+            answered(served_by="big", usd=None, unpriced=("odd",)),  # odd, which had no price, answered badly
         ],
         CATALOGUE,
         "big",
@@ -996,8 +1032,40 @@ def test_savings_by_hand():
     assert (found.default_judged, found.default_mean) == (2, 0.75)
     rows = {(each.route, each.model): each for each in found.quality}
     assert (rows["billing", "small"].mean, rows["billing", "small"].default_mean) == (0.8, 1.0)
-    assert (rows["billing", "odd"].mean, rows["billing", "odd"].default_judged) == (None, 1)
+    assert ("billing", "odd") not in rows
     assert json.loads(json.dumps(found.to_dict()))["estimated"]["saved_usd"] == 4.5
+
+
+def test_answers_that_a_cascade_rejected_count_for_the_model_that_gave_them():
+    rejected = Judgement("small", 0.0, "big", "cascade")
+    risen = answered(
+        served_by="big", attempts=2, score=1.0, judgements=(rejected, Judgement("big", 1.0, None, "ann"))
+    )
+    found = savings([answered(score=1.0), risen], CATALOGUE, "big")
+    rows = {each.model: each for each in found.quality}
+    assert (rows["small"].decisions, rows["small"].judged, rows["small"].mean) == (1, 2, 0.5)
+    assert (rows["big"].decisions, rows["big"].judged, rows["big"].mean) == (1, 1, 1.0)
+    assert (found.judged, found.mean, found.default_mean) == (2, 1.0, 1.0)
+
+
+def test_calls_that_help_to_choose_are_paid_for_and_answer_nothing(opened):
+    log, event = opened(), decided()
+    counts = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
+    arbiter = served(event, model="big", purpose="arbiter", **counts)
+    judge = served(event, model="big", purpose="judge", **counts)
+    log.write(entries(log, event, arbiter, served(event, model="small", **counts), judge))
+    (found,) = log.read()
+    assert (found.attempts, found.answerer, found.usd, found.overhead_usd) == (1, "small", 10.25, 10.0)
+    told = savings([found], CATALOGUE, "big")
+    assert (told.measured.usd, told.measured.overhead_usd) == (10.25, 10.0)
+    assert (told.estimated.baseline_usd, told.estimated.saved_usd) == (5.0, -5.25)
+
+
+def test_the_call_without_a_price_is_named_not_the_one_that_answered(opened):
+    log, event = opened(), decided()
+    counts = {"prompt_tokens": 10, "completion_tokens": 10}
+    log.write(entries(log, event, served(event, model="odd", **counts), served(event, model="big", **counts)))
+    assert savings(log.read(), CATALOGUE, "big").measured.unpriced == {"odd": 1}
 
 
 def test_routing_may_cost_more_than_it_saves():
@@ -1222,6 +1290,11 @@ def test_tune_and_report_read_the_log_of_the_settings(write_project, tmp_path, c
     router.flush(10.0)
     tuned = json.loads(command("tune", "--logged", "--quality", "0.1", "--json").stdout)
     assert tuned["reached"] and tuned["curve"]
+    command("log", "export", "--output", "log.jsonl")
+    again = json.loads(command("tune", "--log", "log.jsonl", "--quality", "0.1", "--json").stdout)
+    assert again["promised"] == tuned["promised"]
+    assert "no decisions" in command("log", "savings", "--since", "2100-01-01").stdout
+    assert "40 decisions" in command("log", "savings", "--since", "9" * 400 + "d").stdout
     command("report", "--output", "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "No decision log" not in page and "in the log" in page

@@ -10,6 +10,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 from itertools import pairwise
 
@@ -23,8 +24,9 @@ from semroute import index
 from semroute.build import build_index
 from semroute.config import load_config
 from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreUnavailable, UnknownDecision
-from semroute.escalations import OPERATOR, Event, Outcome
+from semroute.escalations import CASCADE, OPERATOR, Event, Outcome, prompt_hash
 from semroute.escalations.estimate import Estimator, Prompt, Trust
+from semroute.escalations.importing import GradedPrompt
 from semroute.escalations.memory import counting
 from semroute.escalations.nearby import BLOCK
 from semroute.escalations.sqlite import SqliteStore
@@ -104,6 +106,23 @@ def test_the_operators_outcomes_on_a_route_move_the_prior_there():
     assert estimated(others, route="coding").quality == 0.6
 
 
+def rises(count):
+    """Rises of a cascade on as many prompts much like the one that is asked."""
+    vectors = [beside(unit(0), 0.95, 50 + number) for number in range(count)]
+    return [outcome(500 + n, 0.0, vector=vectors[n], by=CASCADE) for n in range(count)]
+
+
+def test_one_rise_of_a_cascade_is_enough_for_the_next_prompt_like_it():
+    found = estimated(rises(1))
+    assert found.quality < 0.2 and found.support >= 3.0
+
+
+def test_a_cascade_is_never_louder_than_the_others_together():
+    good = [outcome(n, 1.0, at=0, by=f"user {n}") for n in range(30)]
+    assert estimated([*rises(200), *good]).quality >= 0.5
+    assert estimated(rises(200)).support == pytest.approx(estimated(rises(1)).support, abs=0.2)
+
+
 scores = st.floats(0, 1, width=32)
 rows = st.lists(
     st.tuples(
@@ -180,7 +199,7 @@ def test_a_merge_that_comes_too_late_changes_nothing():
     early = Estimator([], PRIORS).with_more(outcomes[: BLOCK + 20])
     settled_then = early.settled()
     now = early.with_more(outcomes[BLOCK + 20 :]).settled().with_merged(settled_then)
-    assert now.waiting == 50
+    assert now.waiting < BLOCK
     for each in outcomes[:: BLOCK // 4]:
         prompt = Prompt(each.vector, each.features, None)
         assert now.nearest(prompt, "small") == Estimator(outcomes, PRIORS).nearest(prompt, "small")
@@ -195,6 +214,83 @@ def test_the_nearest_of_many_are_found():
         prompt = Prompt(each.vector, each.features, None)
         hits += exact in {near.id for near in estimator.nearest(prompt, "small")}
     assert hits >= 0.95 * len(outcomes[::400])
+
+
+def beside(vector, similarity, seed):
+    """A unit vector at a cosine similarity of another."""
+    other = np.random.default_rng([7, seed]).normal(size=len(vector))
+    other -= (other @ vector) * vector
+    other /= np.linalg.norm(other)
+    return (similarity * vector + math.sqrt(1 - similarity**2) * other).astype(np.float32)
+
+
+def said_by_ten(score, similarity):
+    near = [beside(unit(0), similarity, seed) for seed in range(10)]
+    return [outcome(n, score, vector=near[n], by=f"honest {n}") for n in range(10)]
+
+
+def merged(outcomes):
+    """The estimator of `outcomes` with all of them in the index: as many others, far away, come after."""
+    filler = [outcome(10_000 + n, 1.0, at=500 + n, model="big") for n in range(BLOCK)]
+    far = [each for each in filler if each.vector @ unit(0) < 0.2]
+    return Estimator([], PRIORS).with_more([*outcomes, *far, *many(BLOCK, seed=3)]).settled()
+
+
+def quality(estimator, model="small"):
+    prompt = Prompt(unit(0), np.zeros(FEATURE_COUNT, np.float32), None)
+    return estimator.estimate(prompt, [model], NOW)[model].quality
+
+
+@pytest.mark.parametrize("about", ["small", "big"])
+@pytest.mark.parametrize("count", [70, 200, 900])
+def test_nobody_crowds_out_the_others_with_prompts_that_are_nearer(about, count):
+    honest = said_by_ten(0.0, 0.95)
+    vectors = [beside(unit(0), 0.99, 100 + n) for n in range(count)]
+    loud = [outcome(100 + n, 1.0, vector=vectors[n], by="mallory", model=about) for n in range(count)]
+    if about == "big":  # nothing was said of the small model but by the ten
+        assert quality(merged([*honest, *loud])) == pytest.approx(quality(merged(honest)), abs=0.01)
+    else:
+        assert quality(merged([*honest, *loud])) <= quality(merged([*honest, *loud[:8]])) + 0.02
+
+
+def test_nobody_crowds_out_the_others_by_saying_one_thing_again_and_again():
+    honest = said_by_ten(0.0, 0.95)
+    same = {"vector": unit(0), "prompt_hash": bytes(32), "by": "mallory"}
+    again = [outcome(100 + n, 1.0, **same) for n in range(300)]
+    assert quality(merged([*honest, *again])) == pytest.approx(
+        quality(merged([*honest, again[-1]])), abs=0.01
+    )
+
+
+def test_on_a_prompt_that_many_asked_the_latest_are_heard():
+    same = {"vector": unit(0), "prompt_hash": bytes(32)}
+    before = [outcome(n, 1.0, by=f"user {n}", **same) for n in range(400)]
+    after = [outcome(1_000 + n, 0.0, by=f"user {1_000 + n}", **same) for n in range(100)]
+    assert quality(merged([*before, *after])) < 0.1 < 0.9 < quality(merged(before))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 20))
+def test_merging_changes_nothing_where_many_are_equal_or_said_again(seed, places, people):
+    rng = np.random.default_rng(seed)
+    outcomes = [
+        outcome(
+            number,
+            float(rng.integers(2)),
+            vector=unit(0) if place % 2 else beside(unit(0), 0.9, place),
+            prompt_hash=hashlib.sha256(b"%d" % place).digest(),
+            by=f"user {rng.integers(people)}",
+            model=str(rng.choice(list(PRIORS))),
+        )
+        for number, place in enumerate(rng.integers(places, size=250))
+    ]
+    beside_the_index, filler = Estimator(outcomes, PRIORS), many(BLOCK, seed=3)
+    for model in PRIORS:
+        grown = beside_the_index.with_more([])
+        assert quality(grown, model) == quality(Estimator(outcomes, PRIORS), model)
+    apart = Estimator([], PRIORS).with_more([*outcomes, *filler])
+    for model in PRIORS:
+        assert quality(apart, model) == pytest.approx(quality(apart.settled(), model), abs=1e-5)
 
 
 def test_of_what_is_said_again_the_last_counts_for_the_route_as_well():
@@ -305,6 +401,170 @@ def test_of_what_one_says_twice_the_last_counts_and_the_first_again_when_that_is
 
 
 # The loop
+
+
+def grade_of(score, prompt="thanks a lot"):
+    return [GradedPrompt(1, prompt, {"small": score}, None, None)]
+
+
+def imported(router):
+    return [each.score for each in router.memory.outcomes() if each.origin == "import"]
+
+
+def test_an_import_can_be_corrected_and_corrected_back(project):
+    router = project()
+    added = [router.import_outcomes(grade_of(score)) for score in (0.0, 1.0, 1.0, 0.0)]
+    assert added == [1, 1, 0, 1]
+    assert imported(router) == [0.0]
+    assert router.import_outcomes([*grade_of(0.5), *grade_of(0.5)]) == 1  # twice in one file
+
+
+def test_an_import_can_be_repeated_after_it_was_reverted(project):
+    router = project()
+    router.import_outcomes(grade_of(0.5))
+    ids = tuple(each.id for each in router.memory.outcomes())
+    router.memory.say(Event(id=ulid_of(b"undo"), kind="revert", by=OPERATOR, time=NOW, ids=ids))
+    assert imported(router) == []
+    assert router.import_outcomes(grade_of(0.5)) == 1
+    assert imported(router) == [0.5]
+
+
+def test_a_revert_restores_the_trend_though_the_operator_spoke_of_what_was_imported(project, tmp_path):
+    router = project()
+    kinds = ("math", "poetry")
+    rows = [
+        GradedPrompt(n, f"prompt {n} about {kinds[n % 2]}", {"small": n % 2, "big": 1.0}, None, None)
+        for n in range(ENOUGH + 20)
+    ]
+    router.import_outcomes(rows)
+    for row in rows[:20]:
+        router.add_outcome(row.prompt, "small", 1.0)
+    before = router.route("a question about math").candidates
+    assert (
+        before
+        == Router.load(tmp_path / "index", encoder=HashEncoder()).route("a question about math").candidates
+    )
+    fail_on(router, "sort a list", ("mallory",))
+    router.memory.say(Event(id=ulid_of(b"undo"), kind="revert", by=OPERATOR, time=NOW, principal="mallory"))
+    assert router.route("a question about math").candidates == before
+
+
+def test_only_none_is_the_operator(project):
+    router = project()
+    with pytest.raises(OutcomeInvalid):
+        router.feedback(router.route(PROMPT), 0.0, by="")
+    with pytest.raises(OutcomeInvalid):
+        router.add_outcome(PROMPT, "small", 0.0, by="")
+    assert list(router.memory.outcomes()) == []
+
+
+def test_an_outcome_needs_a_prompt_and_another_model_to_go_to(project):
+    router = project()
+    for prompt, to in [(" \u200b", None), (PROMPT, "small")]:
+        with pytest.raises(OutcomeInvalid):
+            router.add_outcome(prompt, "small", 0.0, escalated_to=to)
+
+
+def test_a_long_prompt_is_forgotten_by_its_text(project):
+    router = project()
+    long = "where is my refund " * 8_000
+    router.feedback(router.route(long), 1.0, by="ann")
+    assert router.memory.forget(prompt_hash=prompt_hash(long, router.memory.key())) == 1
+
+
+def test_the_last_decisions_do_not_hold_long_texts(project):
+    router = project()
+    fail_on(router)
+    tracemalloc.start()
+    decisions = [router.route(f"{PROMPT} " * 5_000 + str(number)) for number in range(50)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1_500_000  # their texts are 4.5 MB
+    router.feedback(decisions[0], 1.0, by="zoe")
+    (stored,) = [each for each in router.memory.outcomes() if each.by == "zoe"]
+    assert stored.features.any() and stored.text is None
+
+
+def test_quotas_hold_by_the_day_and_no_clock_that_was_ahead_locks_anybody_out(project, monkeypatch):
+    router, real = project(quota_per_day=3), time.time
+    monkeypatch.setattr("time.time", lambda: real() + 400 * DAY)
+    fail_on(router, users=["ann"] * 3)
+    with pytest.raises(QuotaExceeded):
+        fail_on(router, users=["ann"])
+    monkeypatch.setattr("time.time", lambda: real() + 402 * DAY)
+    fail_on(router, users=["ann"])
+    monkeypatch.setattr("time.time", real)
+    fail_on(router.load(router._folder, encoder=HashEncoder()), users=["ann"])
+
+
+def test_feedback_beside_a_reload_is_stored(project, write_project, tmp_path):
+    router = project()
+    decision, former = router.route(PROMPT), router.memory
+
+    class Reloading(type(former)):
+        def add(self, outcomes):
+            former.__class__ = former.__class__.__base__
+            rebuild(write_project, tmp_path, half_life_days=30)
+            router.reload()
+            former.add(outcomes)
+
+    former.__class__ = Reloading
+    identity = router.feedback(decision, 0.0, by="ann")
+    assert router.memory is not former
+    assert [each.id for each in router.memory.outcomes()] == [identity]
+
+
+def rebuild(write_project, tmp_path, **escalations):
+    routes = write_project(
+        settings={
+            "vote": {"max_distance": 2.0, "min_confidence": 0.0},
+            "escalations": {"store": "sqlite:outcomes.db", **escalations},
+        }
+    )
+    build_index(routes, tmp_path / "index", encoder=HashEncoder())
+
+
+def test_a_failure_that_comes_with_every_prompt_is_said_once_a_minute(project, caplog):
+    router = project()
+    fail_on(router)
+    router.memory.estimates = None  # whatever fails there
+    with caplog.at_level(logging.ERROR, logger="semroute"):
+        assert {router.route(PROMPT).model for _ in range(50)} == {"small"}
+    assert len([line for line in caplog.messages if "without outcomes" in line]) == 1
+
+
+def test_the_watcher_outlives_any_failure(project, tmp_path, monkeypatch):
+    one = project()
+    one.route(PROMPT)  # it is watched from here on
+    monkeypatch.setattr("semroute.escalations.memory._RETRY", 0.05)
+    store = one.memory
+    follow, store._refresh = store._refresh, None
+    time.sleep(1.3)
+    store._refresh = follow
+    fail_on(Router.load(tmp_path / "index", encoder=HashEncoder()))
+    deadline = time.monotonic() + 5
+    while one.route(PROMPT).model != "big" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert one.route(PROMPT).model == "big"
+
+
+def test_a_decision_that_the_call_moved_and_outcomes_moved_says_both(write_project, tmp_path):
+    routes = write_project(
+        settings={
+            "vote": {"max_distance": 2.0, "min_confidence": 0.0},
+            "models": {"tiny": {}, "small": {}, "big": {}},
+            "default": {"models": ["tiny", "small", "big"]},
+            "escalations": {"store": "sqlite:outcomes.db"},
+        },
+        routes={},
+    )
+    build_index(routes, tmp_path / "index", encoder=HashEncoder())
+    router = Router.load(tmp_path / "index", encoder=HashEncoder())
+    for by in ("ann", "bob", "eve"):
+        router.add_outcome(PROMPT, "small", 0.0, by=by)
+    decision = router.route(PROMPT, exclude=["tiny"])
+    assert (decision.model, decision.reason) == ("big", "escalation")
+    assert "rules out 'tiny'" in decision.detail and "instead of 'small'" in decision.detail
 
 
 @pytest.fixture
@@ -613,3 +873,47 @@ def test_add_list_revert_forget_export(command):
     assert json.loads(command("escalations", "forget", "sort a list", "--json").stdout)["erased"] == 1
     assert command("escalations", "revert").returncode == 2
     assert command("escalations", "add", "x", "--model", "huge").returncode == 2
+
+
+BAD_GRADES = [
+    ('{"prompt": "x", "model": ["a"], "score": 1}', "there is no model"),
+    (
+        '{"prompt": "x", "model": "small", "score": 1, "why": "%s"}' % ("w" * 2_001),
+        "at most 2,000 characters",
+    ),
+    (r'{"prompt": "x", "model": "small", "score": 1, "why": "a\u0000b"}', "must not hold U+0000"),
+    (r'{"prompt": "a\ud800", "model": "small", "score": 1}', "half of a surrogate pair"),
+    (r'{"prompt": "\u200b", "model": "small", "score": 1}', "not empty"),
+    ('{"prompt": "x", "model": "small", "score": 1, "route": ["a"]}', "there is no route"),
+    ('{"prompt": "x", "scores": ["small"]}', "at least one model"),
+    ('{"prompt": "x", "model": "small", "score": "1"}', "from 0 to 1"),
+]
+
+
+def test_what_is_wrong_in_a_file_of_grades_is_named_by_line_and_the_rest_is_kept(command, tmp_path):
+    good = '{"prompt": "hello world", "model": "small", "score": 1}'
+    lines = [good, *(line for line, _ in BAD_GRADES), good]
+    (tmp_path / "graded.jsonl").write_text("\n".join(lines))
+    done = command("escalations", "import", "graded.jsonl", "--json")
+    counts = json.loads(done.stdout)
+    assert done.returncode == 2
+    assert (counts["lines"], counts["refused"], counts["outcomes"], counts["known"]) == (2, 8, 1, 1)
+    for number, (_, message) in enumerate(BAD_GRADES, 2):
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"graded.jsonl:{number}:")]
+        assert message in line
+
+
+def test_what_cannot_be_reverted_or_quarantined_is_refused(command):
+    command("escalations", "add", "fix this bug", "--model", "big", "--score", "1", "--by", "ann")
+    unknown = str(ulid_of(b"nobody"))
+    for arguments in (
+        ["revert", "--id", unknown],
+        ["revert", "--id", "nope"],
+        ["revert", "--since", "yesterday"],
+        ["quarantine", "--by", OPERATOR],
+        ["add", " ", "--model", "small"],
+        ["add", "x", "--model", "small", "--to", "small"],
+    ):
+        done = command("escalations", *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+    assert json.loads(command("escalations", "revert", "--since", "1h", "--json").stdout)["fewer"] == 1

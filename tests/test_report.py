@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from datetime import date
 from html.parser import HTMLParser
 
@@ -21,13 +20,15 @@ from typer.testing import CliRunner
 from semroute.build import build_index
 from semroute.cli import app
 from semroute.decision import Decision
+from semroute.decisionlog import LoggedDecision
+from semroute.decisionlog.savings import savings
 from semroute.errors import ConfigError
 from semroute.escalations.importing import GradedPrompt
 from semroute.evaluate import Case, heldout_cases
 from semroute.report import gather, render
 from semroute.report.coverage import curve
 from semroute.report.layout import between, positions
-from semroute.report.savings import savings
+from semroute.report.savings import saved_over_time
 from semroute.report.spreadsheet import cell, wrong_csv
 from semroute.router import Router
 
@@ -63,14 +64,15 @@ MODELS = {
 SETTINGS = {"default": {"model": "big", "heldout": ["what is the airspeed of a swallow"]}, "models": MODELS}
 
 
-@dataclass
-class Logged:
-    time: float
-    model: str
-    prompt_tokens: int | None = 1_000
-    completion_tokens: int | None = 100
-    usd: float | None = None
-    score: float | None = None
+def logged(time, model, usd=None, **said) -> LoggedDecision:
+    """A call of 1,000 and 100 tokens, for which `usd` was paid, and the big model would cost 0.006."""
+    told = {"prompt_tokens": 1_000, "completion_tokens": 100, "attempts": 1, "served_by": model} | said
+    return LoggedDecision(
+        **{"id": "", "time": time, "route": None, "best": None, "model": model, "reason": "match"},
+        **{"rule": None, "confidence": 1.0, "similarity": None, "margin": None, "candidates": ()},
+        **{"fallbacks": (), "shadow": None, "index": "", "elapsed_ms": 0.0, "usd": usd},
+        **told,
+    )
 
 
 def router_of(write_project, tmp_path, routes=None, settings=None):
@@ -162,9 +164,22 @@ def test_spreadsheets_take_no_cell_for_a_formula(router):
     rows = list(csv.DictReader(io.StringIO(wrong_csv(report.evaluation.wrong))))
     assert rows
     assert all(row["prompt"].startswith(("'=", "'+")) for row in rows)
-    assert [cell(text) for text in ("=1", "+1", "-1", "@a", "\tx", "fine")] == [
-        "'=1", "'+1", "'-1", "'@a", "'\tx", "fine",
+    assert [cell(text) for text in ("=1", "+1", "-1", "@a", "\tx", "＝1", "fine")] == [
+        "'=1", "'+1", "'-1", "'@a", "'\tx", "'＝1", "fine",
     ]  # fmt: skip
+
+
+def test_a_case_about_a_model_alone_says_nothing_of_routes(router):
+    about_model = Case("my refund, where is it", None, "f", 1, "big", ("smoke",), any_route=True)
+    labelled = [Case("where is my refund", "billing"), about_model]
+    alone, both = (gather(router, cases) for cases in (labelled[:1], labelled))
+    assert both.curve == alone.curve
+    (wrong,) = both.evaluation.wrong_models
+    page = render(both)
+    assert "1 prompt of 1 that expect a model" in page and "<bdi>smoke</bdi>" in page
+    assert all(one.label == one.found for one in both.map.prompts)
+    (row,) = csv.DictReader(io.StringIO(wrong_csv([wrong])))
+    assert (row["expected"], row["expected_model"], row["model"]) == ("(any)", "big", "small")
 
 
 # What the page may do
@@ -330,27 +345,28 @@ def test_in_shadow_mode_the_report_compares_with_what_outcomes_would_have_done(w
     router.memory.close()
 
 
-def test_savings_count_real_tokens_and_leave_out_what_is_unknown(router):
+def test_savings_are_those_of_the_log_and_estimates_are_labelled(router):
     settings, day = router.index.config.settings, 86_400.0
     log = [
-        Logged(0.0, "small", score=0.5),  # 0.0015 instead of 0.006
-        Logged(1.0, "big", score=1.0),
-        Logged(2.0 * day, "small", usd=0.001),  # the dollars of the log count, not those of the list
-        Logged(2.0 * day, "small", prompt_tokens=None),
-        Logged(2.0 * day, "nobody knows it"),
+        logged(0.0, "small", 0.0015, score=0.5),
+        logged(1.0, "big", 0.006, score=1.0),
+        logged(2.0 * day, "small", 0.001),  # the price of that time counts, not that of the list
+        logged(2.0 * day, "small", prompt_tokens=None),
+        logged(2.0 * day, "nobody knows it", unpriced=("nobody knows it",)),
     ]
-    found = savings(iter(log), settings)
-    assert (found.decisions, found.counted, found.days) == (5, 3, 1)
+    found = saved_over_time(iter(log), settings)
+    assert found.total == savings(log, settings.models, "big")
+    assert (found.total.decisions, found.total.estimated.decisions, found.days) == (5, 3, 1)
     assert [(one.start, one.decisions) for one in found.periods] == [
         (date(1970, 1, 1), 2), (date(1970, 1, 2), 0), (date(1970, 1, 3), 1),
     ]  # fmt: skip
-    assert found.spent == pytest.approx(0.0015 + 0.006 + 0.001)
-    assert found.baseline == pytest.approx(3 * 0.006)
-    assert found.score == 0.75
-    assert savings([], settings) is None
-    assert savings([Logged(0.0, "small"), Logged(400 * day, "small")], settings).days == 7
+    assert sum(one.spent for one in found.periods) == pytest.approx(0.0085)
+    assert sum(one.baseline for one in found.periods) == pytest.approx(3 * 0.006)
+    assert saved_over_time([], settings) is None
+    assert saved_over_time([log[0], logged(400 * day, "small", 0.1)], settings).days == 7
     page = page_of(router, log=log)
-    assert "2 decisions of 5 have no known cost" in page
+    assert "2 decisions of 5 cannot be compared" in page
+    assert "Measured: $0.0085 spent for 3 decisions. Estimated: $0.0180 for 3 decisions of them" in page
     assert len(data_of(page)["savings"]["periods"]) == 3
 
 
@@ -359,6 +375,11 @@ def test_savings_count_real_tokens_and_leave_out_what_is_unknown(router):
 
 def test_the_command_writes_the_page_and_says_where(router, tmp_path):
     command = [sys.executable, "-m", "semroute", "report", "--json", "--csv", "wrong.csv"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    assert "routes/semroute.yaml" in (tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )  # the prompt's place
+    command += ["--routes", "elsewhere"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
     told = json.loads(done.stdout)
     assert told["path"] == "report.html"
@@ -402,7 +423,9 @@ def assert_quiet(browser):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_draws_the_page_without_errors_or_the_network(browser, router, tmp_path, width, scheme):
     page = tmp_path / "page.html"
-    page.write_text(page_of(router, log=[Logged(0.0, "small"), Logged(9e4, "big")]), encoding="utf-8")
+    page.write_text(
+        page_of(router, log=[logged(0.0, "small", 0.1), logged(9e4, "big", 0.4)]), encoding="utf-8"
+    )
     browser.open(page, width=width, scheme=scheme)
     assert_quiet(browser)
     assert browser.value("document.documentElement.dataset.drawn") == "yes"

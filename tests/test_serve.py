@@ -25,6 +25,7 @@ from semroute import catalog
 from semroute.build import build_index
 from semroute.cli import app as cli
 from semroute.config import ServeSettings
+from semroute.decisionlog import open_log
 from semroute.errors import ConfigError
 
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -370,7 +371,7 @@ def test_a_held_stream_keeps_its_client_with_comments_and_repeats_nothing(router
 
 def test_each_rise_is_recorded_so_that_the_next_prompt_goes_up_at_once(router_of, fake, tmp_path):
     cheap = "say:I'm not sure about that."
-    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}", "min_support": 1}
+    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}"}
     billing = cascading(cheap, "say:from above")
     router = router_of(cheap, "say:from above", billing=billing, escalations=store)
     with serving(router) as served:
@@ -380,6 +381,23 @@ def test_each_rise_is_recorded_so_that_the_next_prompt_goes_up_at_once(router_of
         assert response.headers["x-semroute-reason"] == "escalation"
         assert response.headers["x-semroute-model"] == "say:from above"
         assert fake.models() == [cheap, "say:from above", "say:from above"]
+
+
+def test_what_a_cascade_rejected_is_not_said_of_the_answer_that_was_served(router_of, tmp_path):
+    cheap, store = "say:I'm not sure about that.", f"sqlite:{tmp_path / 'semroute.db'}"
+    billing = cascading(cheap, "say:from above")
+    settings = {"escalations": {"store": store}, "log": {"store": store}}
+    router = router_of(cheap, "say:from above", billing=billing, **settings)
+    with serving(router) as served:
+        identity = served.ask().headers["x-semroute-id"]
+        assert served.post({"id": identity, "score": 1.0, "by": "ann"}, "/v1/feedback").status_code == 200
+        assert served.post({"id": identity, "score": 0, "by": "cascade"}, "/v1/feedback").status_code == 400
+    router.flush()
+    with open_log(store, root=tmp_path) as log:
+        (found,) = log.read()
+    assert (found.answerer, found.score, found.by) == ("say:from above", 1.0, "ann")
+    assert found.scores_of == {cheap: 0.0, "say:from above": 1.0}
+    assert {one.model: one.by for one in found.judgements}[cheap] == "cascade"
 
 
 def test_cascades_are_checked_like_everything_else(router_of):
@@ -436,11 +454,13 @@ def test_what_an_arbiter_settles_is_in_the_decision_log(router_of, fake, tmp_pat
     from semroute.decisionlog import open_log
 
     answer = 'say:{"route": "coding"}'
+    cards = {answer: {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0}}
     router = router_of(
         "ok",
         answer,
         "say:code",
         billing={"model": "ok"},
+        cards=cards,
         coding={"model": "say:code"},
         vote={"min_confidence": 0.9999},
         log={"store": f"sqlite:{tmp_path / 'log.db'}"},
@@ -457,7 +477,8 @@ def test_what_an_arbiter_settles_is_in_the_decision_log(router_of, fake, tmp_pat
     assert {(row.route, row.model, row.reason) for row in found.values()} == {
         ("coding", "say:code", "arbiter")
     }
-    assert found[identity].served_by == "say:code"
+    assert (found[identity].served_by, found[asked].served_by) == ("say:code", None)
+    assert [row.overhead_usd for row in found.values()] == [12, 12]
 
 
 # Decisions and feedback ---------------------------------------------------------------------------------------

@@ -310,7 +310,8 @@ def test_the_best_accuracy_is_the_best_of_the_whole_curve(router):
 def test_the_best_coverage_at_a_precision(router):
     free, strict = (tune_limits(router(), CASES, precision=precision) for precision in (0.0, 1.0))
     assert free.chosen.coverage.value == 1.0
-    assert strict.reached and strict.chosen.precision.value == 1.0
+    assert free.reached and strict.chosen.precision.value == 1.0
+    assert strict.reached == (strict.promised.precision.value >= 1.0)  # what counts is what is promised
     enough = strict.curve.figures["precision"] >= 1.0
     assert strict.chosen.coverage.value == strict.curve.figures["coverage"][enough].max()
 
@@ -518,7 +519,8 @@ def logged(count, quality, generator, **more):
             "completion_tokens": 100,
             "score": score,
         }
-        rows.append(SimpleNamespace(**(row | more)))
+        row |= {"prompt_hash": f"{generator.integers(2**60):x}"} | more
+        rows.append(SimpleNamespace(**({"scores_of": {row["model"]: row["score"]}} | row)))
     return rows
 
 
@@ -547,6 +549,42 @@ def test_the_tokens_of_a_log_count(models):
     assert found.now.cost.value == pytest.approx(200 * 1e-6)
     with pytest.raises(ConfigError, match="fewer than two decisions"):
         tune_log(router, rows[-5:], goal=goal)
+
+
+def test_a_floor_is_reached_where_it_is_promised(models):
+    """The point that reaches it on its own prompts reaches it on new ones half of the time."""
+    generator = np.random.default_rng(3)
+    rows = logged(300, generator.random((300, 2)).tolist(), generator)
+    for floor in (0.55, 0.6, 0.65, 0.7, 0.75, 0.8):
+        found = tune_log(models(), rows, goal=Goal("saving", "quality", floor))
+        assert found.reached == (found.promised.quality.value >= floor)
+
+
+def test_equal_prompts_of_a_log_are_in_one_fold_and_widen_the_interval(models):
+    generator = np.random.default_rng(0)
+    rows = logged(60, generator.random((60, 2)).tolist(), generator)
+    goal = Goal("saving", "quality_share", 0.5)
+    once = tune_log(models(), rows, goal=goal).promised.quality
+    ten = tune_log(models(), rows * 10, goal=goal).promised.quality
+    assert ten.high - ten.low == pytest.approx(once.high - once.low, rel=0.25)
+    assert ten.value == pytest.approx(once.value)
+    with pytest.raises(ConfigError, match="two different prompts"):
+        tune_log(models(), rows[:1] * 10, goal=goal)
+
+
+def test_of_equal_accuracies_the_limit_in_force_stays_else_the_higher_precision():
+    accuracy, precision = np.array([0.5, 0.9, 0.9, 0.9]), np.array([0.2, 0.6, 0.8, 0.7])
+    sums, figures = np.column_stack([accuracy, precision, np.ones(4)]), {"a": Ratio(0, 2), "p": Ratio(1, 2)}
+    assert pick(sums, figures, Goal("a", then="p")).place == 2
+    assert pick(sums, figures, Goal("a", then="p"), present=3).place == 3
+    assert pick(sums, figures, Goal("a", then="p"), present=0).place == 2
+
+
+@pytest.mark.parametrize("value", [0.1234567, 0.31])
+def test_a_limit_in_force_that_is_as_good_as_any_stays_to_the_digit(router, value):
+    found = tune_limits(router({"vote": {"min_confidence": value}}), CASES)
+    best = found.curve.figures["accuracy"].max()
+    assert (found.value == value) == (found.now.accuracy.value == best)
 
 
 def test_what_a_rule_decided_stays_in_a_log(models):
@@ -659,6 +697,19 @@ def test_every_wrong_line_is_named_at_once(models, router, semroute, tmp_path):
     done = semroute("tune", "--log", "l.jsonl")
     assert done.returncode == 2
     assert done.stderr.count("l.jsonl:1:") == 3 and done.stderr.count("l.jsonl:3:") == 3
+    sound = '{"model": "big", "reason": "match", "confidence": 0.5, "score": 1, '
+    odd = [
+        *('"time": "today"', '"time": [1]', '"time": 1' + "0" * 400, '"time": NaN', '"route": 5'),
+        *('"prompt_tokens": 1' + "0" * 400, '"completion_tokens": 1.5', '"served_by": "smal"'),
+        *('"candidates": [1]', '"candidates": [{"model": "big", "quality": "good"}]', '"candidates": null'),
+        *('"candidates": [{"model": "big", "support": []}]', '"judgements": [{"model": "big"}]'),
+        *('"prompt_hash": 7', '"similarity": 1' + "0" * 400),
+    ]
+    (tmp_path / "o.jsonl").write_text("".join(f"{sound}{one}}}\n" for one in odd))
+    done = semroute("tune", "--log", "o.jsonl")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    for line in range(1, len(odd) + 1):
+        assert f"o.jsonl:{line}:" in done.stderr, odd[line - 1]
     (tmp_path / "empty.jsonl").write_text("")
     for option in ("--outcomes", "--log"):
         done = semroute("tune", option, "empty.jsonl")

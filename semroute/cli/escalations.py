@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from semroute.cli.moments import MOMENT_HELP, moment
 from semroute.cli.output import (
     BAD_INPUT,
     IndexOption,
@@ -23,6 +24,7 @@ from semroute.cli.output import (
 
 if TYPE_CHECKING:
     from semroute.escalations import Outcome
+    from semroute.escalations.memory import Memory
     from semroute.router import Router
 
 escalations = typer.Typer(
@@ -129,10 +131,10 @@ def revert_outcomes(
     by: _ByOption = None,
     ids: _IdsOption = None,
     since: Annotated[
-        float | None, typer.Option("--since", help="Seconds since 1970.", show_default=False)
+        str | None, typer.Option("--since", help=f"Said since then: {MOMENT_HELP}.", show_default=False)
     ] = None,
     until: Annotated[
-        float | None, typer.Option("--until", help="Seconds since 1970.", show_default=False)
+        str | None, typer.Option("--until", help="Said before then, likewise.", show_default=False)
     ] = None,
     index: IndexOption = Path("index"),
     as_json: JsonOption = False,
@@ -142,7 +144,12 @@ def revert_outcomes(
         refuse("Say which: --by, --id, --since or --until.")
     if ids and not (by is None and since is None and until is None):
         refuse("Give either --id, or --by with --since and --until.")
-    _say_event(index, as_json, kind="revert", principal=by, ids=tuple(ids or ()), since=since, until=until)
+    start, end = moment("--since", since), moment("--until", until)
+    memory = _remembering(index).memory
+    unknown = sorted(set(ids or ()) - memory.known_ids(ids or ()))
+    if unknown:
+        refuse(f"There is no outcome or event {', '.join(unknown)} in the store.")
+    _say_event(memory, as_json, kind="revert", principal=by, ids=tuple(ids or ()), since=start, until=end)
 
 
 @escalations.command("quarantine")
@@ -153,7 +160,12 @@ def quarantine(
     as_json: JsonOption = False,
 ) -> None:
     """Let nothing that a principal said, or will say, count."""
-    _say_event(index, as_json, kind="release" if release else "quarantine", principal=by)
+    from semroute.escalations import OPERATOR
+
+    if by == OPERATOR:
+        refuse("The operator cannot be quarantined: all imports are his. To take something back, use revert.")
+    kind = "release" if release else "quarantine"
+    _say_event(_remembering(index).memory, as_json, kind=kind, principal=by)
 
 
 @escalations.command("forget")
@@ -210,14 +222,14 @@ def _told(outcome: Outcome) -> dict[str, Any]:
     return told | {"origin": outcome.origin, "time": outcome.time, "decision": outcome.decision_id}
 
 
-def _say_event(index: Path, as_json: bool, **said: Any) -> None:
+def _say_event(memory: Memory, as_json: bool, **said: Any) -> None:
     import time
 
     from semroute.escalations import OPERATOR, Event
     from semroute.ulid import new_ulid
 
     event = Event(id=new_ulid(), time=time.time(), by=OPERATOR, **said)
-    fewer = _remembering(index).memory.say(event)
+    fewer = memory.say(event)
     if as_json:
         print_json({"id": event.id, "kind": event.kind, "fewer": fewer})
     else:

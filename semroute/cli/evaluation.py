@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from semroute.cli.cases import labelled_cases
 from semroute.cli.output import (
     CHECK_FAILED,
     CasesOption,
     IndexOption,
     JsonOption,
+    WrittenRoutesOption,
     console,
     escape,
     print_json,
@@ -28,8 +30,6 @@ from semroute.cli.output import (
 
 if TYPE_CHECKING:
     from semroute.assess import Assessment
-    from semroute.evaluate import Case
-    from semroute.router import Router
 
 _SHOWN_WRONG = 20
 
@@ -63,14 +63,7 @@ def evaluate_index(
     output: Annotated[
         Format, typer.Option("--format", help="How to print it; `github` is for GitHub Actions.")
     ] = Format.TABLE,
-    routes: Annotated[
-        Path | None,
-        typer.Option(
-            "--routes",
-            help="Where the heldout lists stand; routes/ beside the index, if left out.",
-            show_default=False,
-        ),
-    ] = None,
+    routes: WrittenRoutesOption = None,
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Show every wrong prompt, not only {_SHOWN_WRONG}.")
     ] = False,
@@ -84,7 +77,8 @@ def evaluate_index(
     router = Router.load(index, log=False)
     say_if_stale(router.index, index)
     before = None if baseline is None else Router.load(baseline, log=False)
-    labelled = _cases(cases, router, before, index.parent / "routes" if routes is None else routes)
+    where = index.parent / "routes" if routes is None else routes
+    labelled = labelled_cases(cases, router, where, before)
     if not labelled:
         refuse(
             f"{index} holds no heldout prompts. Add `heldout:` to the routes and run "
@@ -99,6 +93,13 @@ def evaluate_index(
             tagged=cases is not None,
             progress=advance,
         )
+    floors = router.index.config.settings.floors
+    if cases is None and floors is not None and floors.tags:
+        tags = ", ".join(floors.tags)
+        say(
+            f"[yellow]note:[/] floors on tags ({escape(tags)}) are not checked: heldout lists carry no tags;"
+            " give --cases FILE.jsonl"
+        )
     output = Format.JSON if as_json else output
     _print(found, output, None if show_all else _SHOWN_WRONG)
     if output is not Format.TABLE:  # which says it itself
@@ -106,19 +107,6 @@ def evaluate_index(
             say(f"[red]floor not held:[/] {escape(str(floor))}")
     if found.missed:
         raise typer.Exit(CHECK_FAILED)
-
-
-def _cases(source: str | None, router: Router, baseline: Router | None, routes: Path) -> list[Case]:
-    """The cases of a file, or the heldout lists; they may expect what either index knows."""
-    from semroute.build import config_in
-    from semroute.evaluate import heldout_cases, read_cases
-
-    if source is None:
-        return heldout_cases(router.index.config, config_in(routes))
-    known = [router] if baseline is None else [router, baseline]
-    names = dict.fromkeys(name for one in known for name in one.index.route_names)
-    models = dict.fromkeys(name for one in known for name in one.index.config.settings.models)
-    return read_cases(source, tuple(names), tuple(models))
 
 
 def _print(found: Assessment, output: Format, shown: int | None) -> None:

@@ -20,14 +20,12 @@ def forget_prompt(prompt: str, settings: Settings, root: Path) -> dict[str, int]
 def forget_decisions(prompt: str, settings: Settings, root: Path) -> int:
     """Erase the logged decisions on `prompt`; returns how many. Raises StoreError."""
     from semroute.decisionlog import is_there, open_log
-    from semroute.decisionlog.record import MAX_TEXT
-    from semroute.encoders.base import clip
     from semroute.escalations import prompt_hash
 
     if settings.log is None or not is_there(settings.log.store, root=root):
         return 0
     with open_log(settings.log.store, root=root) as log:
-        return log.forget(prompt_hash(clip(prompt, MAX_TEXT), log.key))
+        return log.forget(prompt_hash(prompt, log.key))
 
 
 def forget_principal(principal: str, settings: Settings, root: Path) -> int:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from semroute.cli.moments import MOMENT_HELP, moment
 from semroute.cli.output import IndexOption, JsonOption, print_json, print_line, refuse, say
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _SinceOption = Annotated[
     typer.Option(
         "--since",
         metavar="WHEN",
-        help="Only decisions since then: 2026-11-24, 2026-11-24T08:00 (UTC), or 90m, 24h, 7d ago.",
+        help=f"Only decisions since then: {MOMENT_HELP}.",
         show_default=False,
     ),
 ]
@@ -80,7 +81,7 @@ def export(
     if form == "parquet" and output is None:
         refuse("Parquet is not for a terminal: give --output FILE.parquet.")
     root, settings = _settings(index)
-    start = _moment(since)
+    start = moment("--since", since)
     with _opened(settings, root) as opened:
         decisions = opened.read(start) if opened is not None else iter(())
         if output is None:
@@ -104,7 +105,7 @@ def show_savings(
     from semroute.decisionlog.savings import savings
 
     root, settings = _settings(index)
-    start = _moment(since)
+    start = moment("--since", since)
     with _opened(settings, root) as opened:
         decisions = opened.read(start) if opened is not None else iter(())
         found = savings(decisions, settings.models, settings.default.model_names[0])
@@ -177,24 +178,6 @@ def _opened(settings: Settings, root: Path, *, make: bool = False) -> Iterator[D
             yield opened
     except KeyboardInterrupt:  # how --follow ends
         return
-
-
-def _moment(since: str | None) -> float | None:
-    """Seconds since 1970 of what `--since` says."""
-    if since is None:
-        return None
-    seconds = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}.get(since[-1:])
-    if seconds is not None and since[:-1].isascii() and since[:-1].isdigit():
-        return time.time() - int(since[:-1]) * seconds
-    try:
-        found = datetime.fromisoformat(since)
-    except ValueError:
-        _refuse_since(since)
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
-
-
-def _refuse_since(since: str) -> NoReturn:
-    refuse(f"--since {since!r} is no time: write 2026-11-24, 2026-11-24T08:00, or 90m, 24h, 7d.")
 
 
 def _show(decision: LoggedDecision, as_json: bool) -> None:
@@ -277,6 +260,8 @@ def _measured_lines(found: Savings) -> Iterator[str]:
         f"  {_usd(spent.usd)} for {_count(spent.decisions)}"
         f" ({spent.prompt_tokens} prompt + {spent.completion_tokens} completion tokens)"
     )
+    if spent.overhead_usd:
+        yield f"  {_usd(spent.overhead_usd)} of it for calls of an arbiter or a judge"
     if spent.not_reported:
         yield f"  not in it: {_count(spent.not_reported)} of which nobody reported a call"
     if spent.failed:

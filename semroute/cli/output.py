@@ -25,6 +25,14 @@ RoutesOption = Annotated[Path, typer.Option("--routes", help="The folder of YAML
 IndexOption = Annotated[
     Path, typer.Option("--index", envvar="SEMROUTE_INDEX", help="The folder of the built index.")
 ]
+WrittenRoutesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--routes",
+        help="Where the heldout lists stand; routes/ beside the index, if left out.",
+        show_default=False,
+    ),
+]
 CasesOption = Annotated[
     str | None,
     typer.Option(

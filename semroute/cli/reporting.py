@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from semroute.cli.cases import labelled_cases
 from semroute.cli.log import logged_decisions
 from semroute.cli.output import (
     CasesOption,
     IndexOption,
     JsonOption,
+    WrittenRoutesOption,
     print_json,
     print_line,
     progress,
@@ -33,25 +35,26 @@ def write_report(
         Path | None,
         typer.Option("--csv", help="Write the wrong prompts there too, as CSV.", show_default=False),
     ] = None,
+    routes: WrittenRoutesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw routes, errors, confidence and cost on one HTML page that needs no network."""
-    from semroute.evaluate import heldout_cases, read_cases
     from semroute.report import gather, render
     from semroute.report.spreadsheet import wrong_csv
     from semroute.router import Router
 
     router = Router.load(index, log=False)
     settings = router.index.config.settings
-    labelled = read_cases(cases, router.index.route_names) if cases else heldout_cases(router.index.config)
+    labelled = labelled_cases(cases, router, index.parent / "routes" if routes is None else routes)
     log = None if settings.log is None else logged_decisions(settings, index.absolute().parent)
     with progress("Evaluating") as advance:
         report = gather(router, labelled, log, progress=advance)
     page = render(report).encode("utf-8", "replace")
     _write(output, page)
     if wrong is not None:
-        found = () if report.evaluation is None else report.evaluation.wrong
-        _write(wrong, wrong_csv(found).encode("utf-8", "replace"))
+        found = report.evaluation
+        rows = () if found is None else (*found.wrong, *found.wrong_models)
+        _write(wrong, wrong_csv(rows).encode("utf-8", "replace"))
     if not labelled:
         say("There were no labelled prompts: add `heldout:` to the routes and build, or give --cases.")
     if as_json:

@@ -234,8 +234,8 @@ def _build_summary(built: Built, index: Path) -> dict[str, Any]:
         "reused": built.reused,
         "unchanged": built.unchanged,
         "vectors": manifest.vectors.kind,
-        "max_distance": manifest.fitted.max_distance,
-        "min_confidence": manifest.fitted.min_confidence,
+        "max_distance": _limit(built, "max_distance")[0],
+        "min_confidence": _limit(built, "min_confidence")[0],
         "fitted": manifest.fitted.method,
         "warnings": plain(built.index.config.warnings),
     }
@@ -243,14 +243,29 @@ def _build_summary(built: Built, index: Path) -> dict[str, Any]:
 
 def _build_sentence(built: Built, index: Path) -> str:
     manifest = built.index.manifest
-    counts = f"{manifest.counts.utterances} utterances of {manifest.counts.routes} routes"
+    counts = (
+        f"{_counted(manifest.counts.utterances, 'utterance')} of {_counted(manifest.counts.routes, 'route')}"
+    )
+    limits = {name: _limit(built, name) for name in ("max_distance", "min_confidence")}
     if built.unchanged:
         return f"{index}: up to date ({counts})"
     return (
         f"{index}: {counts}, {built.embedded} embedded and {built.reused} reused; "
-        f"encoder {manifest.encoder.name}, max_distance {manifest.fitted.max_distance:.3f}, "
-        f"min_confidence {manifest.fitted.min_confidence:.3f}"
+        f"encoder {manifest.encoder.name}, "
+        + ", ".join(f"{name} {value:.3f}{said}" for name, (value, said) in limits.items())
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _limit(built: Built, name: str) -> tuple[float, str]:
+    """A limit that is in force for routes without one of their own, and where it comes from."""
+    given = getattr(built.index.config.settings.vote, name)
+    if given == "auto":
+        return getattr(built.index.manifest.fitted, name), " (fitted)"
+    return given, " (set)"
 
 
 def _show_decision(decision: Decision) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from semroute.cli.cases import labelled_cases
 from semroute.cli.log import logged_decisions
 from semroute.cli.output import (
     CHECK_FAILED,
@@ -165,7 +166,7 @@ def tune(
         goal = _goal(quality, min_quality)
         found = _by_outcomes(router, outcomes, key, goal, answer_tokens)
     else:
-        found = _by_cases(router, cases, key, precision, index)
+        found = _by_cases(router, cases, key, precision, index, routes)
     written = _written(found, routes, index) if write and found.reached and found.gains else []
     if as_json:
         print_json(found.to_dict() | {"written": [_told(one) for one in written]})
@@ -211,17 +212,11 @@ def _goal(quality: float | None, min_quality: float | None) -> Goal:
 
 
 def _by_cases(
-    router: Router, cases: str | None, key: str | None, precision: float | None, index: Path
+    router: Router, cases: str | None, key: str | None, precision: float | None, index: Path, routes: Path
 ) -> Tuning:
-    from semroute.evaluate import heldout_cases, read_cases
     from semroute.tune import MIN_CONFIDENCE, tune_limits
 
-    config = router.index.config
-    listed = (
-        read_cases(cases, router.index.route_names, tuple(config.settings.models))
-        if cases
-        else heldout_cases(config)
-    )
+    listed = labelled_cases(cases, router, routes)
     labelled = [case for case in listed if not case.any_route]
     if listed and not labelled:
         refuse(f"{cases}: no case says which route is right; limits are tuned on `route` or `must_default`.")
@@ -340,7 +335,14 @@ def _floor(goal: Goal) -> str:
 def _nearest(found: Tuning) -> str:
     """What comes nearest to a floor that no point reaches."""
     goal, of = found.goal, str(found.goal.of)
-    figures = found.chosen.figures
+    figures, promised = found.chosen.figures, found.promised.figures
+    if figures[of].value >= goal.floor:
+        held, most = _cell(of, promised[of]).strip(), _cell(goal.most, promised[goal.most]).strip()
+        return (
+            f"{_floor(goal)} is wanted; {found.setting} {_short(found.value)} has "
+            f"{_cell(of, figures[of]).strip()} on these prompts, but {held} is all "
+            f"that is promised on new ones, with {goal.most} {most}."
+        )
     return (
         f"{_floor(goal)} is wanted; the nearest is {_cell(of, figures[of]).strip()} at {found.setting} "
         f"{_short(found.value)}, with {goal.most} {_cell(goal.most, figures[goal.most]).strip()}."

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -86,13 +87,13 @@ class DecisionLog(Protocol):
     ) -> None: ...
 
 
-def is_there(spec: str, *, root: Path) -> bool:
+def is_there(spec: str, *, root: str | os.PathLike[str]) -> bool:
     """Whether the log that `spec` names can hold anything: a file that is yet to be made does not."""
     kind, _, path = spec.partition(":")
-    return kind not in {"sqlite", "jsonl"} or (root / path).exists()
+    return kind not in {"sqlite", "jsonl"} or Path(root, path).exists()
 
 
-def open_log(spec: str, *, root: Path) -> DecisionLog:
+def open_log(spec: str, *, root: str | os.PathLike[str]) -> DecisionLog:
     """Open the log that `spec` names, as it is written in YAML, and make it where there is none.
 
     A relative path is taken from `root`, the folder that holds index/. Raises StoreUnavailable, StoreBusy,
@@ -102,11 +103,11 @@ def open_log(spec: str, *, root: Path) -> DecisionLog:
     if kind == "sqlite" and path:
         from semroute.decisionlog.sqlite import SqliteLog
 
-        return SqliteLog(root / path)
+        return SqliteLog(Path(root, path))
     if kind == "jsonl" and path:
         from semroute.decisionlog.jsonl import JsonlLog
 
-        return JsonlLog(root / path)
+        return JsonlLog(Path(root, path))
     if spec.startswith(("postgresql://", "postgres://")):
         try:
             from semroute.decisionlog.postgres import PostgresLog

@@ -136,6 +136,7 @@ class JsonlLog(Kept):
     def _entries(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
         """The entries that begin at the place `after` or later, each with the place of its end."""
         self._check_open()
+        seen: set[str] = set()  # a batch that was written again after an error stands there twice
         with self._translated(), self._path.open("rb") as file:
             end = file.seek(after)
             for line in file:
@@ -143,7 +144,8 @@ class JsonlLog(Kept):
                     return  # cut, or being written
                 end += len(line)
                 entry = from_line(line)
-                if entry is not None:
+                if entry is not None and entry.entry not in seen:
+                    seen.add(entry.entry)
                     yield end, entry
 
     def _erase(self, is_erased: Callable[[Entry], bool]) -> int:

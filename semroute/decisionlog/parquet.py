@@ -54,12 +54,14 @@ def _schema(pa: Any) -> Any:
             ),
         ]
     )
+    judgement = pa.struct([("model", text), ("score", number), ("escalated_to", text), ("by", text)])
     others = {
         "time": pa.timestamp("us", tz="UTC"),
         "candidates": pa.list_(candidate),
-        "fallbacks": pa.list_(text),
+        "judgements": pa.list_(judgement),
+        **dict.fromkeys(("fallbacks", "unpriced"), pa.list_(text)),
         **dict.fromkeys(("attempts", "prompt_tokens", "completion_tokens"), count),
         **dict.fromkeys(("confidence", "similarity", "margin", "elapsed_ms"), number),
-        **dict.fromkeys(("usd", "latency_ms", "ttft_ms", "score"), number),
+        **dict.fromkeys(("usd", "overhead_usd", "latency_ms", "ttft_ms", "score"), number),
     }
     return pa.schema([(name, others.get(name, text)) for name in FIELDS])

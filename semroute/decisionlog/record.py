@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from semroute.decision import Candidate
 from semroute.errors import StoreCorrupt
-from semroute.escalations import OPERATOR, prompt_hash
+from semroute.escalations import CASCADE, OPERATOR, prompt_hash
 from semroute.telemetry import Decided, Event, Judged, Served
 from semroute.ulid import new_ulid
 
@@ -46,6 +46,18 @@ class Entry(NamedTuple):
     body: Mapping[str, Any]
 
 
+class Judgement(NamedTuple):
+    """What counts of all that was said of one model's answer to a prompt: a score from 0 to 1, and by whom.
+
+    escalated_to: the model that was needed instead, where that was said.
+    """
+
+    model: str
+    score: float
+    escalated_to: str | None
+    by: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedDecision:
     """A decision and what became of it, as far as the log was told. What nobody told is None.
@@ -55,14 +67,21 @@ class LoggedDecision:
     model, fallbacks, reason, rule, confidence, similarity, margin, candidates, shadow, index, elapsed_ms: as
         in `Decision`. step: as the caller gave it.
 
-    attempts: how often a model was called. served_by: the model that answered, or was called last where none
-        did; prompt_tokens, completion_tokens, latency_ms, ttft_ms and error (None where it answered) are of
-        that call.
-    usd: US dollars of all calls, by real token counts and the prices that were configured then; None where a
-        call that answered has no token counts, or one with token counts has no price.
+    prompt_hash: of the prompt under the log's key, in hexadecimal: equal prompts have the same.
 
-    score: how good the answer was, from 0 to 1; escalated_to: the model that was needed; by: who said so. Of
-        several judgements the operator's last counts, else the last.
+    attempts: how often a model was called for an answer. served_by: the model that answered, or was called
+        last where none did; prompt_tokens, completion_tokens, latency_ms, ttft_ms and error (None where it
+        answered) are of that call.
+    usd: US dollars of all calls, by real token counts and the prices that were configured then; None where a
+        call that answered has no token counts, or one with token counts has no price. unpriced: the models
+        without one.
+    overhead_usd: how much of that went to calls that gave no answer but helped to choose: of an arbiter, or
+        of a cascade's judge. None where there was none, or its cost is not known.
+
+    judgements: what counts of what was said of each model, those whose answer a cascade rejected among them.
+        Of several about one model the operator's last counts, else the last of a person, else that of a
+        cascade.
+    score, escalated_to, by: the judgement of the model that answered; None where nobody judged that one.
     """
 
     id: str
@@ -81,28 +100,44 @@ class LoggedDecision:
     index: str
     elapsed_ms: float
     step: str | None = None
+    prompt_hash: str | None = None
     text: str | None = None
     attempts: int = 0
     served_by: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     usd: float | None = None
+    overhead_usd: float | None = None
+    unpriced: tuple[str, ...] = ()
     latency_ms: float | None = None
     ttft_ms: float | None = None
     error: str | None = None
     score: float | None = None
     escalated_to: str | None = None
     by: str | None = None
+    judgements: tuple[Judgement, ...] = ()
+
+    @property
+    def answerer(self) -> str:
+        """The model that answered: what `score` is about. The chosen one where nobody said, or none did."""
+        return self.model if self.served_by is None or self.error is not None else self.served_by
+
+    @property
+    def scores_of(self) -> dict[str, float]:
+        """The score of each model that was judged on this prompt, by its name."""
+        served = {} if self.score is None else {self.answerer: self.score}
+        return {one.model: one.score for one in self.judgements} | served
 
     def of_answerer(self) -> LoggedDecision:
-        """The same, whose `model` is the one that answered where that is known: what a score is about."""
-        return replace(self, model=self.served_by or self.model)
+        """The same, whose `model` is the one that answered."""
+        return replace(self, model=self.answerer)
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as plain JSON types; `text` only where it was kept."""
         told = {name: getattr(self, name) for name in FIELDS if name != "text"}
         told["candidates"] = [candidate._asdict() for candidate in self.candidates]
-        told["fallbacks"] = list(self.fallbacks)
+        told["judgements"] = [judgement._asdict() for judgement in self.judgements]
+        told |= {"fallbacks": list(self.fallbacks), "unpriced": list(self.unpriced)}
         return told if self.text is None else {**told, "text": self.text}
 
 
@@ -110,7 +145,7 @@ FIELDS: tuple[str, ...] = tuple(LoggedDecision.__dataclass_fields__)
 """The names of what a logged decision holds, in their order."""
 
 
-_SERVED = ("model", "prompt_tokens", "completion_tokens", "usd", "latency_ms", "ttft_ms", "error")
+_SERVED = ("model", "purpose", "prompt_tokens", "completion_tokens", "usd", "latency_ms", "ttft_ms", "error")
 _JUDGED = ("outcome", "score", "model", "escalated_to")
 _ALWAYS = ("model", "reason", "confidence", "index", "elapsed_ms")
 _OPTIONAL = ("route", "best", "rule", "similarity", "margin", "shadow", "step")
@@ -191,18 +226,18 @@ def joined(decided: Entry, later: Sequence[Entry], where: str) -> LoggedDecision
         body = decided.body
         candidates = tuple(Candidate(*candidate) for candidate in body["candidates"])
         served = [entry.body for entry in later if entry.kind == "served"]
-        judged = [entry for entry in later if entry.kind == "judged"]
-        return LoggedDecision(
+        found = LoggedDecision(
             id=decided.id,
             time=decided.time,
             text=decided.text,
+            prompt_hash=None if decided.prompt_hash is None else decided.prompt_hash.hex(),
             candidates=candidates,
             fallbacks=tuple(body["fallbacks"]),
             **{name: body[name] for name in _ALWAYS},
             **_optional(body),
             **_service(served, body["model"], candidates),
-            **_judgement(judged),
         )
+        return _judged(found, [entry for entry in later if entry.kind == "judged"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreCorrupt(
             f"{where}: what it holds of decision {decided.id} is not what semroute writes"
@@ -219,8 +254,7 @@ def remembered(decided: Entry, later: Sequence[Entry]) -> Remembered:
 
         vector = np.frombuffer(decided.vector, dtype="<f4").astype(np.float32)
         features = np.array(decided.body.get("features", ()), dtype=np.float32)
-    model = found.model if found.served_by is None or found.error is not None else found.served_by
-    return Remembered(found.route, model, decided.prompt_hash, decided.text, vector, features)
+    return Remembered(found.route, found.answerer, decided.prompt_hash, decided.text, vector, features)
 
 
 def _optional(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,12 +266,27 @@ def _service(
 ) -> dict[str, Any]:
     if not served:
         return {}
-    answer = next((call for call in reversed(served) if call.get("error") is None), served[-1])
+    answering = [call for call in served if call.get("purpose") is None]
+    costs = [_usd(call, model, candidates) for call in served]
+    aside = [usd for call, usd in zip(served, costs, strict=True) if call.get("purpose") is not None]
+    unpriced = [
+        call.get("model", model)
+        for call, usd in zip(served, costs, strict=True)
+        if usd is None and None not in (call.get("prompt_tokens"), call.get("completion_tokens"))
+    ]
+    told = {
+        "attempts": len(answering),
+        "usd": _sum(costs),
+        "overhead_usd": _sum(aside) if aside else None,
+        "unpriced": tuple(dict.fromkeys(unpriced)),
+    }
+    if not answering:
+        return told
+    answer = next((call for call in reversed(answering) if call.get("error") is None), answering[-1])
     names = ("prompt_tokens", "completion_tokens", "latency_ms", "ttft_ms", "error")
     return {
-        "attempts": len(served),
+        **told,
         "served_by": answer.get("model", model),
-        "usd": _sum([_usd(call, model, candidates) for call in served]),
         **{name: answer.get(name) for name in names},
     }
 
@@ -260,12 +309,36 @@ def _sum(amounts: Sequence[float | None]) -> float | None:
     return sum(known) if len(known) == len(amounts) else None
 
 
-def _judgement(judged: Sequence[Entry]) -> dict[str, Any]:
-    if not judged:
-        return {}
-    counts = next((entry for entry in reversed(judged) if entry.principal == OPERATOR), judged[-1])
-    body = counts.body
-    return {"score": body["score"], "escalated_to": body.get("escalated_to"), "by": counts.principal}
+def _judged(found: LoggedDecision, judged: Sequence[Entry]) -> LoggedDecision:
+    """`found` with what was said of it, each judgement at the model that it is about."""
+    counting: dict[str, Entry] = {}
+    for entry in judged:
+        model = entry.body.get("model", found.model)
+        if model not in counting or _rank(entry) >= _rank(counting[model]):
+            counting[model] = entry
+    if not counting:
+        return found
+    judgements = {
+        model: Judgement(
+            model, entry.body["score"], entry.body.get("escalated_to"), entry.principal or OPERATOR
+        )
+        for model, entry in counting.items()
+    }
+    about = judgements.get(found.answerer)
+    if about is None:
+        return replace(found, judgements=tuple(judgements.values()))
+    return replace(
+        found,
+        judgements=tuple(judgements.values()),
+        score=about.score,
+        escalated_to=about.escalated_to,
+        by=about.by,
+    )
+
+
+def _rank(judged: Entry) -> int:
+    """Whose word counts more: the operator's, then that of people, then that of the cascade's checks."""
+    return 2 if judged.principal == OPERATOR else 0 if judged.principal == CASCADE else 1
 
 
 def to_line(entry: Entry) -> bytes:

@@ -28,14 +28,17 @@ if TYPE_CHECKING:
 class Measured:
     """What was spent. `usd` is the sum over the decisions of which it is known, `decisions` of them.
 
-    Every call of a decision counts, those that failed too. prompt_tokens, completion_tokens: sums over the
-    same decisions, of the calls that answered. not_reported: decisions of which nobody said that a model was
-    called. failed: no model answered, and no tokens were counted. without_tokens: a model answered, and its
-    token counts are not known. without_price: they are, and a price is not; unpriced says of which models.
+    Every call of a decision counts: those that failed, and those of an arbiter or of a cascade's judge, too;
+    overhead_usd is what the latter have of `usd`. prompt_tokens, completion_tokens: sums over the same
+    decisions, of the calls that answered. not_reported: decisions of which nobody said that a model was
+    called. failed: no model answered, and no tokens were counted. without_tokens: token counts of a call that
+    answered are not known. without_price: they are, and a price is not; unpriced says of which
+    models, by decisions, of which each may lack the price of several.
     """
 
     decisions: int
     usd: float
+    overhead_usd: float
     prompt_tokens: int
     completion_tokens: int
     not_reported: int
@@ -67,10 +70,12 @@ class Estimated:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Scores of the decisions of one route that one model answered, as far as somebody judged them.
+    """Scores of one model on one route, as far as somebody judged its answers.
 
-    route: None where the default served. default_mean: mean score of the default model on the same route,
-    over default_judged decisions; None where nobody judged one.
+    route: None where the default served. decisions: those that the model answered. judged, mean: of its
+    answers, those among them that a cascade rejected, so that `judged` may be more than `decisions`.
+    default_mean: mean score of the default model on the same route, over default_judged answers; None where
+    nobody judged one.
     """
 
     route: str | None
@@ -86,9 +91,10 @@ class Quality:
 class Savings:
     """See the module. since, until: times of the first and last decision; None without decisions.
 
-    quality: by route and model, most decisions first. judged, unjudged: decisions with and without a score.
-    mean, default_mean: scores over all decisions, and over those that the default model answered; which
-    decisions get judged is no accident, so the two may be about different prompts.
+    quality: by route and model, most decisions first. judged, unjudged: decisions with and without a score
+    of the answer that was served. mean, default_mean: these scores over all decisions, and over those that
+    the default model answered; which decisions get judged is no accident, so the two may be about different
+    prompts.
     """
 
     since: float | None
@@ -124,10 +130,19 @@ def savings_by_day(
     decisions: Iterable[LoggedDecision], models: Mapping[str, ModelCard], default: str
 ) -> dict[date, Savings]:
     """`savings` of each day (UTC) with a decision, in order."""
+    return savings_with_days(decisions, models, default)[1]
+
+
+def savings_with_days(
+    decisions: Iterable[LoggedDecision], models: Mapping[str, ModelCard], default: str
+) -> tuple[Savings, dict[date, Savings]]:
+    """`savings` and `savings_by_day`, of decisions that are read once."""
+    total = _Tally(models, default)
     days: dict[date, _Tally] = defaultdict(lambda: _Tally(models, default))
     for decision in decisions:
+        total.add(decision)
         days[datetime.fromtimestamp(decision.time, UTC).date()].add(decision)
-    return {day: days[day].result() for day in sorted(days)}
+    return total.result(), {day: days[day].result() for day in sorted(days)}
 
 
 class _Tally:
@@ -138,34 +153,38 @@ class _Tally:
         self._times: tuple[float, float] | None = None
         self._counts: Counter[str] = Counter()
         self._unpriced: Counter[str] = Counter()
-        self._usd = self._spent = self._baseline = 0.0
+        self._usd = self._overhead = self._spent = self._baseline = 0.0
         self._groups: Counter[tuple[str | None, str]] = Counter()
         self._scores: dict[tuple[str | None, str], list[float]] = defaultdict(list)
+        self._served_scores: dict[str, list[float]] = defaultdict(list)
 
     def add(self, decision: LoggedDecision) -> None:
         """Count one decision in."""
         first, last = self._times or (decision.time, decision.time)
         self._times = min(first, decision.time), max(last, decision.time)
         self._counts["decisions"] += 1
-        group = decision.route, decision.served_by or decision.model
-        self._groups[group] += 1
+        self._groups[decision.route, decision.answerer] += 1
+        for model, score in decision.scores_of.items():
+            self._groups[decision.route, model] += 0
+            self._scores[decision.route, model].append(score)
         if decision.score is not None:
-            self._scores[group].append(decision.score)
+            self._served_scores[decision.answerer].append(decision.score)
         if not decision.attempts:
             self._counts["not_reported"] += 1
-        elif decision.prompt_tokens is None or decision.completion_tokens is None:
-            self._counts["without_tokens" if decision.error is None else "failed"] += 1
-        elif decision.usd is None:
-            self._unpriced[group[1]] += 1
+        elif decision.usd is None and decision.unpriced:
+            self._counts["without_price"] += 1
+            self._unpriced.update(decision.unpriced)
+        elif decision.error is not None and decision.prompt_tokens is None and not decision.usd:
+            self._counts["failed"] += 1
+        elif decision.usd is None or (decision.prompt_tokens is None and decision.error is None):
+            self._counts["without_tokens"] += 1
         else:
             self._add_cost(decision, decision.usd)
 
     def result(self) -> Savings:
         """What was counted."""
-        scores = [score for group in self._scores.values() for score in group]
-        of_default = [
-            score for (_, model), group in self._scores.items() if model == self._default for score in group
-        ]
+        scores = [score for group in self._served_scores.values() for score in group]
+        of_default = self._served_scores.get(self._default, [])
         first, last = self._times or (None, None)
         return Savings(
             since=first,
@@ -184,6 +203,7 @@ class _Tally:
     def _add_cost(self, decision: LoggedDecision, usd: float) -> None:
         self._counts["priced"] += 1
         self._usd += usd
+        self._overhead += decision.overhead_usd or 0.0
         self._counts["prompt_tokens"] += decision.prompt_tokens or 0
         self._counts["completion_tokens"] += decision.completion_tokens or 0
         would = None if decision.error is not None else self._default_usd(decision)
@@ -200,13 +220,13 @@ class _Tally:
         return None if priced is None else priced.usd(decision.prompt_tokens, decision.completion_tokens)
 
     def _measured(self) -> Measured:
-        names = ("prompt_tokens", "completion_tokens", "not_reported", "failed", "without_tokens")
+        tokens, others = ("prompt_tokens", "completion_tokens"), ("without_tokens", "without_price")
         return Measured(
             decisions=self._counts["priced"],
             usd=self._usd,
-            without_price=self._unpriced.total(),
+            overhead_usd=self._overhead,
             unpriced=dict(sorted(self._unpriced.items())),
-            **{name: self._counts[name] for name in names},
+            **{name: self._counts[name] for name in (*tokens, "not_reported", "failed", *others)},
         )
 
     def _estimated(self) -> Estimated:

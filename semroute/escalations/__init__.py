@@ -30,6 +30,7 @@ from semroute.escalations.outcome import (
 from semroute.escalations.replay import replay
 
 __all__ = [
+    "CASCADE",
     "OPERATOR",
     "Entry",
     "Event",
@@ -128,6 +129,10 @@ class Store(Protocol):
 
 OPERATOR = "operator"
 """The principal who runs the router: believed without another, and without a quota."""
+
+CASCADE = "cascade"
+"""The principal of what a cascade says of an answer that it rejects: believed without another and without a
+quota, and never louder than the others together, since whoever writes a prompt can provoke a bad answer."""
 
 
 def is_there(spec: str, *, root: Path) -> bool:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from semroute.decision import PastOutcome
-from semroute.escalations import OPERATOR, Outcome
-from semroute.escalations.nearby import NUMBERS, Like, Nearby
+from semroute.escalations import CASCADE, OPERATOR, Outcome
+from semroute.escalations.nearby import NUMBERS, Nearby
 from semroute.escalations.outcome import said_about
 from semroute.escalations.trend import ENOUGH, Graded, Trend
 
@@ -34,7 +34,9 @@ _UNKNOWN_QUALITY = 0.5
 _NOTICED = 0.1  # support from which a principal counts as one who says something here
 _NEAREST_SHOWN = 5
 _DAY = 86_400.0
-_RECENT = 4_096  # places noted one by one before they are sorted in
+_OPERATOR_NUMBER, _CASCADE_NUMBER = 0, 1
+_A_RISE = 4.0  # outcomes that one rise of a cascade counts as: it is a failed test, and no opinion
+_NO_ROUTE = -1
 _FITTED_ON = 32_768  # graded prompts; more no longer change what a trend can say
 _PARTS_OF_ONE = 1 << 40  # scores are summed as whole numbers of these, so that no order of adding matters
 
@@ -87,7 +89,6 @@ class Estimator:
         self._places = {model: place for place, model in enumerate(priors)}
         self._said, self._imported = Nearby(keep_features=False), Nearby(keep_features=True)
         self._names = _Names()
-        self._latest = _Latest()
         self._on_routes: dict[tuple[int, int], tuple[int, int]] = {}
         self._trend: _Learnt | None = None
         if outcomes:
@@ -109,15 +110,24 @@ class Estimator:
         more = self._copy()
         more._on_routes = dict(self._on_routes)
         known = [outcome for outcome in outcomes if outcome.model in self._places]
-        numbers = np.array([self._numbers_of(outcome) for outcome in known], NUMBERS)
-        imported = np.array([outcome.origin == "import" for outcome in known], np.bool_)
         for is_import in (False, True):
-            rows = np.flatnonzero(imported == is_import)
-            if len(rows):
-                part = more._part(is_import).with_more([known[row] for row in rows], numbers[rows])
-                more._set_part(is_import, part)
-        more._count_last(numbers, imported)
+            part = [outcome for outcome in known if (outcome.origin == "import") == is_import]
+            if part:
+                more._add(is_import, part)
         return more
+
+    def changing(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Those of `outcomes`, all imported, that change a score which counts or add one, in their order."""
+        scores: dict[int, float | None] = {}
+        fresh = []
+        for outcome in outcomes:
+            said = _said(outcome)
+            if said not in scores:
+                scores[said] = self._imported.score_of(said)
+            if scores[said] != outcome.score:
+                scores[said] = outcome.score
+                fresh.append(outcome)
+        return fresh
 
     def learnt(self) -> Estimator:
         """With the trend of all that was imported, and everything merged."""
@@ -138,12 +148,18 @@ class Estimator:
         other._imported = self._imported.with_merged(settled._imported)
         return other
 
+    def with_trend(self, learnt: Estimator) -> Estimator:
+        """With the trend of `learnt`, which was made of an earlier one of this line."""
+        other = self._copy()
+        other._trend = learnt._trend
+        return other
+
     def estimate(self, prompt: Prompt, models: Sequence[str], now: float) -> dict[str, Estimate]:
         """What to expect of each of `models` on `prompt`; `now` in seconds since 1970."""
         trend = self._trend_at(prompt, now)
         learnt = {self._places[model] for model in trend}
-        voices = [*self._voices(self._said, prompt, now, frozenset())]
-        if len(learnt) < len(self._places) and len(self._imported):
+        voices = self._voices(self._said, prompt, now, frozenset())
+        if self._imported.models - learnt:
             voices += self._voices(self._imported, prompt, now, frozenset(learnt))
         heard: dict[int, dict[int, list[tuple[float, float]]]] = {}
         for model, by, weight, score in voices:
@@ -157,7 +173,7 @@ class Estimator:
         """The outcomes of `model` on the prompts most like this one, nearest first."""
         rows = []
         for part in (self._said, self._imported):
-            found = part.search(prompt.vector)
+            found = part.search(prompt.vector, _OPERATOR_NUMBER)
             for row, similarity in zip(part.numbers[found.rows], found.similarities.tolist(), strict=True):
                 if row["model"] == self._places[model]:
                     rows.append((similarity, row["id"].decode(), float(row["score"])))
@@ -181,38 +197,24 @@ class Estimator:
         else:
             self._said = part
 
-    def _numbers_of(self, outcome: Outcome) -> tuple[bytes | int | float, ...]:
-        prompt = outcome.prompt_hash
-        route = -1 if outcome.route is None else self._names.number(outcome.route)
-        return (
-            *(outcome.id.encode(), self._places[outcome.model], self._names.number(outcome.by), route),
-            *(outcome.score, outcome.time),
-            *(int.from_bytes(prompt[:8], "little"), int.from_bytes(said_about(outcome)[:8], "little")),
-        )
-
-    def _count_last(self, numbers: NDArray[np.void], imported: NDArray[np.bool_]) -> None:
-        """Count the new outcomes at the ends of the parts, and no longer what they replace."""
-        ends = {
-            is_import: len(self._part(is_import).numbers) - int((imported == is_import).sum())
-            for is_import in (False, True)
-        }
-        dead: dict[bool, list[int]] = {False: [], True: []}
-        for row, is_import in zip(numbers, imported.tolist(), strict=True):
-            said = int(row["said"])
-            old = self._latest.replace(said, 2 * ends[is_import] + is_import)
-            if old is not None:
-                was_import, place = bool(old % 2), old // 2
-                dead[was_import].append(place)
-                self._add_to_route(self._part(was_import).numbers[place], -1)
-            ends[is_import] += 1
+    def _add(self, is_import: bool, outcomes: Sequence[Outcome]) -> None:
+        """Count `outcomes`, and no longer what they replace."""
+        numbers = np.zeros(len(outcomes), NUMBERS)
+        for row, outcome in zip(numbers, outcomes, strict=True):
+            row["id"], row["model"] = outcome.id.encode(), self._places[outcome.model]
+            row["by"] = self._names.number(outcome.by)
+            row["route"] = _NO_ROUTE if outcome.route is None else self._names.number(outcome.route)
+            row["score"], row["time"] = outcome.score, outcome.time
+        part, replaced = self._part(is_import).with_more(outcomes, numbers, list(map(_said, outcomes)))
+        self._set_part(is_import, part)
+        for row in numbers:
             self._add_to_route(row, 1)
-        for is_import, places in dead.items():
-            if places:
-                self._set_part(is_import, self._part(is_import).without(places))
+        for row in part.numbers[replaced]:
+            self._add_to_route(row, -1)
 
     def _add_to_route(self, row: np.void, sign: int) -> None:
         """Of the operator's outcomes, the sum and the count by model and route."""
-        if row["route"] < 0 or row["by"] != self._names.number(OPERATOR):
+        if row["route"] == _NO_ROUTE or row["by"] != _OPERATOR_NUMBER:
             return
         at = int(row["model"]), int(row["route"])
         total, count = self._on_routes.get(at, (0, 0))
@@ -233,9 +235,10 @@ class Estimator:
         self, part: Nearby, prompt: Prompt, now: float, leave_out: frozenset[int]
     ) -> list[tuple[int, int, float, float]]:
         """Model, principal, weight and score of the outcomes of `part` on like prompts."""
-        found: Like = part.search(prompt.vector)
+        found = part.search(prompt.vector, _OPERATOR_NUMBER)
         rows = part.numbers[found.rows]
         weights = found.weights * _freshness(now - rows["time"], self._half_life)
+        weights[rows["by"] == _CASCADE_NUMBER] *= _A_RISE
         spoken = zip(
             *(rows["model"].tolist(), rows["by"].tolist(), weights.tolist(), rows["score"].tolist()),
             strict=True,
@@ -250,7 +253,7 @@ class Estimator:
         trend: Estimate | None,
     ) -> Estimate:
         base = trend or Estimate(self._prior(model, prompt.route), 0.0)
-        weight, total = _trusted(heard, self._trust, self._names.number(OPERATOR))
+        weight, total = _trusted(heard, self._trust)
         quality = (base.quality * _PRIOR_WEIGHT + total) / (_PRIOR_WEIGHT + weight)
         return Estimate(min(1.0, max(0.0, quality)), round(base.support + weight, 4))
 
@@ -266,41 +269,13 @@ class _Names:
     """A number for each name of a principal or route, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
+        self._numbers = {OPERATOR: _OPERATOR_NUMBER, CASCADE: _CASCADE_NUMBER}
 
     def number(self, name: str) -> int:
         return self._numbers.setdefault(name, len(self._numbers))
 
     def known(self, name: str | None) -> int:
-        return -1 if name is None else self._numbers.get(name, -1)
-
-
-class _Latest:
-    """Where the last outcome of each principal on each prompt and model stands. Takes 16 bytes for most."""
-
-    def __init__(self) -> None:
-        self._keys, self._values = np.empty(0, np.uint64), np.empty(0, np.int64)
-        self._recent: dict[int, int] = {}
-
-    def replace(self, key: int, value: int) -> int | None:
-        """Note `value`; returns what it replaces."""
-        old = self._recent.get(key)
-        if old is None and len(self._keys):
-            place = int(np.searchsorted(self._keys, np.uint64(key)))
-            if place < len(self._keys) and self._keys[place] == key:
-                old = int(self._values[place])
-                self._values[place] = value
-                return old
-        self._recent[key] = value
-        if len(self._recent) > _RECENT + len(self._keys) // 8:
-            self._sort_in()
-        return old
-
-    def _sort_in(self) -> None:
-        keys = np.concatenate([self._keys, np.fromiter(self._recent.keys(), np.uint64)])
-        values = np.concatenate([self._values, np.fromiter(self._recent.values(), np.int64)])
-        order = np.argsort(keys)
-        self._keys, self._values, self._recent = keys[order], values[order], {}
+        return _NO_ROUTE if name is None else self._numbers.get(name, _NO_ROUTE)
 
 
 class _Learnt(NamedTuple):
@@ -317,20 +292,27 @@ def _trend_of(imported: Nearby, models: Sequence[str], half_life: float) -> _Lea
     rows = alive[(counts >= ENOUGH)[imported.numbers["model"][alive]]]
     if not len(rows):
         return None
-    _, first, prompts = np.unique(imported.numbers["prompt"][rows], return_index=True, return_inverse=True)
-    order = np.argsort(first)  # prompts as they came
+    points, first, prompts = np.unique(
+        imported.numbers["point"][rows], return_index=True, return_inverse=True
+    )
+    order = np.arange(len(points))
     if len(order) > _FITTED_ON:
-        order = order[np.linspace(0, len(order) - 1, _FITTED_ON).astype(np.int64)]
-    place = np.full(len(first), -1, np.int64)
+        order = np.linspace(0, len(order) - 1, _FITTED_ON).astype(np.int64)
+    place = np.full(len(points), -1, np.int64)
     place[order] = np.arange(len(order))
     places = place[prompts]
-    rows, at, kept = rows[places >= 0], rows[first[order]], places[places >= 0]
+    rows, earliest, kept = rows[places >= 0], rows[first[order]], places[places >= 0]
     numbers = imported.numbers[rows]
     scores = np.full((len(order), len(models)), np.nan, np.float32)
     scores[kept, numbers["model"]] = numbers["score"]
     latest = float(numbers["time"].max())
-    weights = _freshness(latest - imported.numbers["time"][at], half_life).astype(np.float32)
+    weights = _freshness(latest - imported.numbers["time"][earliest], half_life).astype(np.float32)
+    at = points[order].astype(np.int64)
     return _Learnt(Trend(Graded(imported.vectors(at), imported.features(at), scores, weights)), latest)
+
+
+def _said(outcome: Outcome) -> int:
+    return int.from_bytes(said_about(outcome)[:8], "little")
 
 
 def _freshness(seconds: NDArray[np.float64] | float, half_life_days: float) -> NDArray[np.float64]:
@@ -343,23 +325,22 @@ def _freshness(seconds: NDArray[np.float64] | float, half_life_days: float) -> N
     return kept
 
 
-def _trusted(
-    said: Mapping[int, Sequence[tuple[float, float]]], trust: Trust, operator_number: int
-) -> tuple[float, float]:
+def _trusted(said: Mapping[int, Sequence[tuple[float, float]]], trust: Trust) -> tuple[float, float]:
     """Weight, and weighted sum of scores, of what the principals said, none above his share.
 
     The shares are of what is left after all are cut, so that a principal gains nothing by saying it again.
+    A cascade has as much as all others together, or as one rise.
     """
     weights = {by: sum(weight for weight, _ in pairs) for by, pairs in said.items()}
-    operator = weights.pop(operator_number, 0.0)
-    noticed = sum(weight >= _NOTICED for weight in weights.values())
-    if noticed < trust.min_principals:
+    operator, cascade = weights.pop(_OPERATOR_NUMBER, 0.0), weights.pop(_CASCADE_NUMBER, 0.0)
+    if sum(weight >= _NOTICED for weight in weights.values()) < trust.min_principals:
         weights = {}
     most = trust.max_share * _capped_total(list(weights.values()), operator, trust.max_share)
+    kept = {by: min(weight, most) for by, weight in weights.items()} | {_OPERATOR_NUMBER: operator}
+    kept[_CASCADE_NUMBER] = min(cascade, max(_A_RISE, sum(kept.values())))
     weight, total = 0.0, 0.0
     for by, pairs in said.items():
-        own = operator if by == operator_number else min(weights.get(by, 0.0), most)
-        spoken = sum(each for each, _ in pairs)
+        own, spoken = kept.get(by, 0.0), sum(each for each, _ in pairs)
         if own > 0.0 and spoken > 0.0:
             weight += own
             total += own / spoken * sum(each * score for each, score in pairs)

@@ -6,8 +6,10 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from semroute.errors import Problem
+from semroute.errors import OutcomeInvalid, Problem
+from semroute.escalations.outcome import check_why
 from semroute.jsonl import Row, parse_rows
+from semroute.text import is_blank, storable
 
 SHAPE = '{"prompt": text, "model": name, "score": 0..1} or {"prompt": text, "scores": {name: 0..1}}'
 
@@ -39,7 +41,10 @@ def parse_graded(
 
 def _scores(row: Row) -> Any:
     values = row.values
-    return values.get("scores", {values.get("model"): values.get("score")})
+    if "scores" in values:
+        return values["scores"]
+    model = values.get("model")
+    return {model if isinstance(model, str) else repr(model): values.get("score")}
 
 
 def _graded(row: Row) -> GradedPrompt:
@@ -52,8 +57,10 @@ def _faults(row: Row, models: Collection[str], routes: Collection[str]) -> list[
     """What is wrong with a row: the key and a sentence."""
     values, found = row.values, []
     prompt = values.get("prompt")
-    if not isinstance(prompt, str) or not prompt.strip():
+    if not isinstance(prompt, str) or is_blank(prompt):
         found.append(("prompt", "`prompt` must be a text that is not empty."))
+    elif storable(prompt) != prompt:
+        found.append(("prompt", "`prompt` holds NUL or half of a surrogate pair, which is no text."))
     if ("scores" in values) == ("model" in values or "score" in values):
         found.append(("scores", f"a row is {SHAPE}."))
         return found
@@ -62,15 +69,17 @@ def _faults(row: Row, models: Collection[str], routes: Collection[str]) -> list[
     if not isinstance(scores, dict) or not scores:
         return [*found, ("scores", "`scores` must give at least one model a score.")]
     for model, score in scores.items():
-        if not isinstance(model, str) or model not in models:
+        if model not in models:
             known = ", ".join(sorted(models))
             found.append((key, f"there is no model {model!r}; the settings declare {known}."))
         number = isinstance(score, int | float) and not isinstance(score, bool)
         if not number or not math.isfinite(score) or not 0 <= score <= 1:
             found.append((key, f"a score must be a number from 0 to 1, not {score!r}."))
     route = values.get("route")
-    if route is not None and route not in routes:
+    if route is not None and (not isinstance(route, str) or route not in routes):
         found.append(("route", f"there is no route {route!r}."))
-    if not isinstance(values.get("why"), str | None):
-        found.append(("why", "`why` must be a text."))
+    try:
+        check_why(values.get("why"))
+    except OutcomeInvalid as error:
+        found.append(("why", f"`why` {error.message}."))
     return found

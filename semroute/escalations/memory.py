@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError
 from semroute.escalations import (
+    CASCADE,
     OPERATOR,
     Event,
     Outcome,
@@ -33,6 +34,7 @@ from semroute.escalations.estimate import Estimate, Estimator, Prompt, Trust
 from semroute.escalations.nearby import BLOCK
 from semroute.escalations.outcome import said_about
 from semroute.escalations.replay import Hidden
+from semroute.escalations.rows import batches
 
 if TYPE_CHECKING:
     from semroute.config import EscalationSettings
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("semroute")
 
+_WITHOUT_QUOTA = frozenset({OPERATOR, CASCADE})
 _QUOTA_SECONDS = 86_400.0
+_AHEAD_SECONDS = 60.0  # how far the clocks of processes may differ
 _BATCH = 1_000  # records taken in at once
 _OVERDUE = 16 * BLOCK  # new outcomes that are merged by who brings them, where nobody else does
 _CLOSED = -1  # no process
@@ -65,18 +69,20 @@ class Memory:
         address: str,
         root: Path,
         encoder: str,
+        dim: int,
     ) -> None:
         """Remember what the store at `address` holds, if it can be reached.
 
         priors: each model's declared quality. address, root: see `open_store`.
         encoder: name of the encoder, see `encoder_name`; outcomes with vectors of another one do not count.
+        dim: numbers in a vector of it.
         """
         self._settings, self._priors = settings, dict(priors)
-        self._address, self._root, self._encoder = address, root, encoder
+        self._address, self._root, self._encoder, self._dim = address, root, encoder, dim
         self._writing = threading.Lock()
         self._store: Store | None = None
         self._pid: int | None = None
-        self._is_lost = False
+        self._is_lost = self._importing = False
         self._known = self._nothing_known()
         self._refresh()
 
@@ -104,7 +110,18 @@ class Memory:
 
     def key(self) -> bytes:
         """The secret of prompt hashes. Raises StoreError."""
+        self._follow()
         return self._opened().key
+
+    @property
+    def known_key(self) -> bytes | None:
+        """The secret, where the store has been opened; asks nobody."""
+        store = self._store
+        return None if store is None else store.key
+
+    def known_ids(self, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that are in the store, of outcomes or events, or were. Raises StoreError."""
+        return self._opened().known(ids) if self._is_there() else set()
 
     def outcomes(self) -> Iterator[Outcome]:
         """The outcomes of the store that count, in order, as they are now. Raises StoreError."""
@@ -116,25 +133,42 @@ class Memory:
         entries = (record.entry for record in records)
         return [entry.id for entry in entries if isinstance(entry, Outcome) and entry.by == by]
 
-    def add(self, outcomes: Sequence[Outcome], *, settled: bool = True) -> int:
-        """Store outcomes, durably; returns how many were new. They count from now on, or once `settled`.
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Store outcomes, durably; they count from now on. An id that is known already is left out.
 
-        An id that is known already is left out. Raises OutcomeInvalid for an unknown model or another
-        encoder's vector, QuotaExceeded, or another StoreError.
+        Raises OutcomeInvalid for an unknown model or another encoder's vector, QuotaExceeded, or another
+        StoreError.
         """
         self._check(outcomes)
+        self._follow()
         with self._writing:
             store = self._opened()
             known = store.known([outcome.id for outcome in outcomes])
             fresh = [outcome for outcome in outcomes if outcome.id not in known]
             self._check_quotas(fresh)
-            store.append(fresh)
-            if settled:
-                self._catch_up(store)
+            self._append(store, fresh)
+
+    def add_imports(self, outcomes: Sequence[Outcome], *, is_last: bool = True) -> int:
+        """Store imported outcomes, durably; returns how many were new. A trend is learnt after the last.
+
+        One is known already where the same principal has the same score for that prompt and model, and it
+        counts. Raises as `add`.
+        """
+        self._check(outcomes)
+        self._follow()
+        with self._writing:
+            self._importing = not is_last  # the watcher need not learn what is not all there
+            store = self._opened()
+            self._catch_up(store)
+            fresh = self._known.estimator.changing(outcomes)
+            self._append(store, fresh)
+            if is_last:
+                self._known.learn()
         return len(fresh)
 
     def say(self, event: Event) -> int:
         """Store an event; returns how many outcomes fewer count now, negative for more. Raises StoreError."""
+        self._follow()
         with self._writing:
             store = self._opened()
             self._catch_up(store)
@@ -145,6 +179,7 @@ class Memory:
 
     def forget(self, *, ids: Sequence[str] = (), prompt_hash: bytes | None = None) -> int:
         """Erase outcomes for ever, as the operator; returns how many there were. Raises StoreError."""
+        self._follow()
         with self._writing:
             store = self._opened()
             erased = store.forget(by=OPERATOR, time=time.time(), ids=ids, prompt_hash=prompt_hash)
@@ -166,7 +201,7 @@ class Memory:
                 if model not in self._priors:
                     known = ", ".join(sorted(self._priors))
                     raise OutcomeInvalid("model", f"{model!r} is not declared; the settings have {known}")
-            if outcome.encoder != self._encoder:
+            if outcome.encoder != self._encoder or len(outcome.vector) != self._dim:
                 raise OutcomeInvalid(
                     "vector", f"is one of {outcome.encoder}, and the index was built with {self._encoder}"
                 )
@@ -174,16 +209,13 @@ class Memory:
     def _check_quotas(self, outcomes: Sequence[Outcome]) -> None:
         wanted: dict[str, int] = defaultdict(int)
         for outcome in outcomes:
-            wanted[outcome.by] += outcome.by != OPERATOR
-        start = time.time() - _QUOTA_SECONDS
+            wanted[outcome.by] += outcome.by not in _WITHOUT_QUOTA
+        now, most = time.time(), self._settings.quota_per_day
         for by, count in wanted.items():
-            times = self._known.times[by]
-            while times and times[0] < start:
-                times.popleft()
-            if count and len(times) + count > self._settings.quota_per_day:
+            stored = self._known.quotas.stored(by, now)
+            if count and stored + count > most:
                 raise QuotaExceeded(
-                    f"{by!r} has stored {len(times)} outcomes in 24 hours; "
-                    f"quota_per_day is {self._settings.quota_per_day}"
+                    f"{by!r} has stored {stored} outcomes in 24 hours; quota_per_day is {most}"
                 )
 
     def _opened(self) -> Store:
@@ -206,6 +238,16 @@ class Memory:
         self._is_lost = False
         return True
 
+    def _append(self, store: Store, outcomes: Sequence[Outcome]) -> None:
+        """Store `outcomes`, and take them in; what others stored between them is read."""
+        records = [Record(*pair) for pair in zip(store.append(outcomes), outcomes, strict=True)]
+        start = self._known.seq
+        if start and [record.seq for record in records] == list(range(start + 1, start + 1 + len(records))):
+            for batch in batches(records, _BATCH):
+                self._known.take(batch, most_waiting=_OVERDUE)
+        else:
+            self._catch_up(store)
+
     def _catch_up(self, store: Store) -> None:
         """Take in the records after the last one known; with the lock held."""
         if not self._known.seq:
@@ -217,7 +259,6 @@ class Memory:
                 self._read_anew(store)
                 return
             self._known.take(batch, most_waiting=_OVERDUE)
-        self._known.learn()
 
     def _read_anew(self, store: Store) -> None:
         """Read the whole log: what its events say holds for what stands before them. Routing goes on."""
@@ -238,7 +279,7 @@ class Memory:
         settings = self._settings
         trust = Trust(settings.max_principal_share, settings.min_principals)
         estimator = Estimator([], self._priors, half_life_days=settings.half_life_days, trust=trust)
-        return _Known(self._encoder, Hidden(events), estimator)
+        return _Known(self._encoder, self._dim, Hidden(events), estimator)
 
     def _merge(self) -> None:
         """Merge what waits beside the index, while others go on to route and to store."""
@@ -248,6 +289,16 @@ class Memory:
         settled = known.estimator.settled()
         with self._writing:
             known.estimator = known.estimator.with_merged(settled)
+
+    def _learn(self) -> None:
+        """Learn what was imported elsewhere, while others go on to route and to store."""
+        known = self._known
+        if not known.unlearnt or self._importing:
+            return
+        known.unlearnt = False
+        learnt = known.estimator.learnt()
+        with self._writing:
+            known.estimator = known.estimator.with_merged(learnt).with_trend(learnt)
 
     def _follow(self) -> None:
         """Watch the store in a thread of this process; a forked child has none yet."""
@@ -272,7 +323,8 @@ class Memory:
         try:
             if not reached or self._store is None:
                 return _WAIT if reached else _RETRY
-            self._store.wait(self._known.seq, _WAIT)
+            if not self._store.wait(self._known.seq, _WAIT):
+                self._learn()  # after the last of what comes together
         except StoreError:
             return _RETRY
         return 0.0
@@ -300,33 +352,59 @@ def counting(store: Store) -> Iterator[Outcome]:
 class _Known:
     """What a memory has read of a log so far. Changed by one thread at a time; an estimator never is."""
 
-    def __init__(self, encoder: str, hidden: Hidden, estimator: Estimator) -> None:
+    def __init__(self, encoder: str, dim: int, hidden: Hidden, estimator: Estimator) -> None:
         self.seq = 0
         self.estimator = estimator
-        self.times: dict[str, deque[float]] = defaultdict(deque)
-        self._encoder, self._hidden = encoder, hidden
-        self._unlearnt = False
+        self.quotas = _Quotas()
+        self._encoder, self._dim, self._hidden = encoder, dim, hidden
+        self.unlearnt = False
 
     def take(self, records: Sequence[Record], most_waiting: int) -> None:
         """Let the outcomes among `records` count, unless an event hides them."""
-        start = time.time() - _QUOTA_SECONDS
-        more = []
+        now, more = time.time(), []
         for seq, entry in records:
             if not isinstance(entry, Outcome):
                 continue
-            if entry.by != OPERATOR and entry.time >= start:
-                self.times[entry.by].append(entry.time)
-            if entry.encoder == self._encoder and not self._hidden.covers(seq, entry):
+            self.quotas.add(entry, now)
+            is_ours = entry.encoder == self._encoder and len(entry.vector) == self._dim
+            if is_ours and not self._hidden.covers(seq, entry):
                 more.append(entry)
-        self._unlearnt |= any(outcome.origin == "import" for outcome in more)
+        self.unlearnt |= any(outcome.origin == "import" for outcome in more)
         estimator = self.estimator.with_more(more)
         self.estimator = estimator if estimator.waiting < most_waiting else estimator.settled()
         self.seq = records[-1].seq
 
     def learn(self) -> None:
         """Learn from what was imported, if anything was."""
-        if self._unlearnt:
-            self.estimator, self._unlearnt = self.estimator.learnt(), False
+        if self.unlearnt:
+            self.estimator, self.unlearnt = self.estimator.learnt(), False
+
+
+class _Quotas:
+    """When each principal but the operator stored something, in the last 24 hours."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, list[float]] = {}
+        self._swept = 0.0
+
+    def add(self, outcome: Outcome, now: float) -> None:
+        """Note one. What was stored under a clock that was ahead is not held against anybody."""
+        if outcome.by not in _WITHOUT_QUOTA and now - _QUOTA_SECONDS <= outcome.time <= now + _AHEAD_SECONDS:
+            self._times.setdefault(outcome.by, []).append(outcome.time)
+
+    def stored(self, by: str, now: float) -> int:
+        """How many of them `by` has stored."""
+        if now - self._swept > _QUOTA_SECONDS:
+            self._swept = now
+            for name in list(self._times):
+                self._recent(name, now)
+        return self._recent(by, now)
+
+    def _recent(self, by: str, now: float) -> int:
+        times = [moment for moment in self._times.pop(by, ()) if moment >= now - _QUOTA_SECONDS]
+        if times:
+            self._times[by] = times
+        return len(times)
 
 
 def encoder_name(identity: Mapping[str, object]) -> str:
@@ -337,7 +415,13 @@ def encoder_name(identity: Mapping[str, object]) -> str:
 
 def _watch(memory: weakref.ref[Memory], pid: int) -> None:
     """Keep a memory up to date for as long as somebody else holds it, in the process that began."""
+    failed = False
     while (held := memory()) is not None and held._pid == pid:
-        seconds = held._look()
+        try:
+            seconds, failed = held._look(), False
+        except Exception:  # noqa: BLE001 - whatever it is, new outcomes are to be seen again once it is over
+            if not failed:
+                _log.exception("Routing goes on without new outcomes")
+            seconds, failed = _RETRY, True
         del held
         time.sleep(seconds)

@@ -1,21 +1,26 @@
-"""Outcomes in memory, to be searched by vector: a few numbers of each, and its vector at 8 bits a number.
+"""Outcomes in memory, to be searched by vector: a few numbers of each, and one vector for each prompt.
 
-Nothing that was handed out is changed: `with_more` and `settled` make another `Nearby` beside the old one,
-and share with it what both hold. New outcomes stand beside the index and are compared one by one; `settled`
-merges whole blocks of them into it. What is found depends on the outcomes and their order alone, and not on
-when they came or were merged, up to the rounding to 8 bits.
+A *point* is a prompt on which there are outcomes; its vector stands in the index at 8 bits a number. The rows
+of the outcomes on one point are linked, the newest first, and one that is said again takes the place of the
+one before.
+
+Nothing that was handed out grows: `with_more` and `settled` make another `Nearby` beside the old one, and
+share with it what both hold. (An older one no longer finds what was said again since.) New points stand
+beside the index and are compared one by one; `settled` merges whole blocks of them into it. What is found
+depends on the outcomes and their order alone, and not on when they came or were merged, up to the rounding to
+8 bits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faiss
 import numpy as np
 
-from semroute.escalations.trend import FEATURE_COUNT, likeness
+from semroute.escalations.trend import FEATURE_COUNT, LEAST_ALIKE, likeness
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -26,20 +31,29 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
 
 NEIGHBORS = 64
-"""Outcomes on like prompts that are looked at."""
+"""Outcomes of a model on like prompts that are looked at."""
+
+OF_ONE = 8
+"""Of these, the most that one principal may have, so that nobody crowds out the others."""
 
 BLOCK = 1_024
-"""Outcomes are merged into the index by whole blocks."""
+"""Points are merged into the index by whole blocks."""
 
+_NEAR, _NEAR_MOST = 128, 1_024  # points that are looked at, and where some crowd out others
+_HEARD = 8  # outcomes of a model that are enough, where another one has too many
+_DECIMALS, _EQUAL = 6, 1e-6  # of a similarity
+_DEEP = 256  # outcomes of one point that are looked at, the newest
+_NO_ROW = -1
 _FLAT_UP_TO = 4_096
 _GROWS = 4  # times what its centres were trained on, before an index is trained anew
 _LISTS_PER_ROOT = 3.0
 _PROBED = 16
 _TRAINED_ON = 32  # vectors a centre
-_LARGEST = 262_144  # outcomes of a segment that joining makes
+_LARGEST = 262_144  # points of a segment that joining makes
 _CHUNK = 16_384
 _NO_MAP = 0  # faiss.DirectMap.NoMap: an index with a map of its rows cannot be joined
 _LEAST_ROOM, _ROOM = 64, 1.25
+_RECENT = 4_096  # keys noted one by one before they are sorted in
 
 NUMBERS = np.dtype(
     [
@@ -51,10 +65,10 @@ NUMBERS = np.dtype(
             ("score", "<f8"),
             ("time", "<f8"),
         ),
-        *(("prompt", "<u8"), ("said", "<u8")),
+        *(("point", "<i4"), ("older", "<i4"), ("newer", "<i4"), ("alive", "?")),
     ]
 )
-"""`by`, `route`: numbers of names. `prompt`, `said`: hashes, of the prompt and of who spoke of it."""
+"""`by`, `route`: numbers of names. From `point` on made here; `older`, `newer`: rows on the same point."""
 
 
 class Like(NamedTuple):
@@ -75,16 +89,23 @@ class Nearby:
         """None yet. keep_features: whether `features` will be asked for."""
         self._keep_features = keep_features
         self._numbers = _Column(NUMBERS)
+        self._heads = np.empty(0, np.int32)
         self._features = _Column(np.float32, FEATURE_COUNT)
         self._beside = _Column(np.float32)
-        self._count = self._merged = 0
-        self._dead: frozenset[int] = frozenset()
+        self._counts = np.empty(0, np.int64)
+        self._count = self._points = self._merged = 0
+        self._point_of, self._row_of = _Places(), _Places()
         self._segments: tuple[Any, ...] = ()
         self._trained: _Trained | None = None
 
     def __len__(self) -> int:
         """How many count."""
-        return self._count - len(self._dead)
+        return int(self._counts.sum())
+
+    @property
+    def models(self) -> frozenset[int]:
+        """The numbers of the models of those that count."""
+        return frozenset(np.flatnonzero(self._counts).tolist())
 
     @property
     def numbers(self) -> NDArray[np.void]:
@@ -94,32 +115,52 @@ class Nearby:
     @property
     def alive(self) -> Rows:
         """The places of those that count."""
-        rows = np.ones(self._count, np.bool_)
-        rows[list(self._dead)] = False
-        return np.flatnonzero(rows)
+        return np.flatnonzero(self.numbers["alive"])
 
     @property
     def waiting(self) -> int:
-        """How many stand beside the index."""
-        return self._count - self._merged
+        """How many points stand beside the index."""
+        return self._points - self._merged
 
-    def without(self, dead: Collection[int]) -> Nearby:
-        """Without the outcomes at these places, which count no longer."""
-        less = self._copy()
-        less._dead = self._dead.union(dead)
-        return less
+    def with_more(
+        self, outcomes: Sequence[Outcome], numbers: NDArray[np.void], said: Sequence[int]
+    ) -> tuple[Nearby, Rows]:
+        """With `outcomes` as well, and the rows that they replace.
 
-    def with_more(self, outcomes: Sequence[Outcome], numbers: NDArray[np.void]) -> Nearby:
-        """With `outcomes` as well, whose `numbers` (n,) are given."""
+        numbers: of the outcomes, (n,), from `id` to `time`. said: a number for each, the same for what one
+        principal says again of the same prompt and model. Only the latest of a line may be given more.
+        """
         more = self._copy()
+        points, new = self._points_of(outcomes)
+        if new:
+            vectors = np.array([outcome.vector for outcome in new], np.float32)
+            more._beside = self._beside.extended(self.waiting, vectors)
+            if self._keep_features:
+                features = np.array([_padded(outcome.features) for outcome in new], np.float32)
+                more._features = self._features.extended(self._points, features)
+            more._points = self._points + len(new)
+        numbers["point"], numbers["older"], numbers["newer"] = points, _NO_ROW, _NO_ROW
+        numbers["alive"] = True
         more._numbers = self._numbers.extended(self._count, numbers)
-        if self._keep_features:
-            features = np.array([_padded(outcome.features) for outcome in outcomes], np.float32)
-            more._features = self._features.extended(self._count, features)
-        vectors = np.array([outcome.vector for outcome in outcomes], np.float32)
-        more._beside = self._beside.extended(self.waiting, vectors)
         more._count = self._count + len(outcomes)
-        return more
+        # A copy, so that nobody who reads meanwhile begins with what his generation does not have.
+        more._heads = np.concatenate([self._heads, np.full(len(new), _NO_ROW, np.int32)])
+        replaced = [
+            old
+            for row, key in enumerate(said, self._count)
+            if (old := self._row_of.replace(key, row)) is not None
+        ]
+        more._link(range(self._count, more._count), replaced)
+        added, gone = numbers["model"], more.numbers["model"][replaced]
+        size = max(len(self._counts), 1 + int(added.max(initial=-1)))
+        more._counts = np.bincount(added, minlength=size) - np.bincount(gone, minlength=size)
+        more._counts[: len(self._counts)] += self._counts
+        return more, np.array(replaced, np.int64)
+
+    def score_of(self, said: int) -> float | None:
+        """The score that counts of what was `said`, see `with_more`."""
+        row = self._row_of.get(said)
+        return None if row is None else float(self.numbers["score"][row])
 
     def settled(self) -> Nearby:
         """With every whole block merged into the index."""
@@ -141,39 +182,28 @@ class Nearby:
         other._beside = _Column(np.float32, self._beside.width).extended(0, rest)
         return other
 
-    def search(self, vector: Vectors) -> Like:
-        """The outcomes on like prompts, equal ones in the order of their ids."""
-        rows, similarities = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-        start = 0
-        probed = self._trained.nearest_lists(vector[None]) if self._trained else ()
-        for segment in self._segments:
-            if probed:
-                values, places = segment.search_preassigned(vector[None], NEIGHBORS, *probed)
-            else:
-                values, places = segment.search(vector[None], NEIGHBORS)
-            hit = places[0] >= 0
-            rows.append(places[0][hit] + start)
-            similarities.append(values[0][hit])
-            start += segment.ntotal
-        if self.waiting:
-            similarities.append(self._beside.upto(self.waiting) @ vector)
-            rows.append(np.arange(self._merged, self._count))
-        return self._like(np.concatenate(rows), np.concatenate(similarities))
+    def search(self, vector: Vectors, everyone: int) -> Like:
+        """The outcomes on like prompts, of equal ones the newest first: of each model, of each principal.
 
-    def features(self, rows: Rows) -> Vectors:
-        """The features of `rows` (n, FEATURE_COUNT)."""
-        return self._features.upto(self._count)[rows]
+        everyone: the number of the principal who may have as many as there are.
+        """
+        found, crowded = self._search(vector, everyone, _NEAR)
+        return self._search(vector, everyone, _NEAR_MOST)[0] if crowded else found
 
-    def vectors(self, rows: Rows) -> Vectors:
-        """The vectors of `rows` (n, dim), as far as they were kept; `rows` increase."""
+    def features(self, points: Rows) -> Vectors:
+        """The features of `points` (n, FEATURE_COUNT)."""
+        return self._features.upto(self._points)[points]
+
+    def vectors(self, points: Rows) -> Vectors:
+        """The vectors of `points` (n, dim), as far as they were kept; `points` increase."""
         found = []
         start = 0
         for segment in self._segments:
-            inside = rows[(rows >= start) & (rows < start + segment.ntotal)] - start
+            inside = points[(points >= start) & (points < start + segment.ntotal)] - start
             if len(inside):
                 found.append(segment.reconstruct_batch(inside))
             start += segment.ntotal
-        beside = rows[rows >= start] - start
+        beside = points[points >= start] - start
         if len(beside):
             found.append(self._beside.upto(self.waiting)[beside])
         return np.concatenate(found)
@@ -183,19 +213,106 @@ class Nearby:
         other.__dict__.update(self.__dict__)
         return other
 
-    def _like(self, rows: Rows, similarities: Vectors) -> Like:
-        similarities = np.round(similarities, 6)
-        weights = likeness(similarities)
-        kept = np.flatnonzero(weights > 0.0)
-        if self._dead:
-            kept = kept[[int(row) not in self._dead for row in rows[kept]]]
-        if len(kept) > NEIGHBORS:
-            # The last of them in full: who of several equal ones is kept is for the ids to say.
-            least = np.partition(similarities[kept], -NEIGHBORS)[-NEIGHBORS]
-            kept = kept[similarities[kept] >= least]
-        ids = self._numbers.upto(self._count)["id"][rows[kept]]
-        order = kept[np.lexsort((ids, -similarities[kept]))][:NEIGHBORS]
-        return Like(rows[order], similarities[order], weights[order])
+    def _points_of(self, outcomes: Sequence[Outcome]) -> tuple[list[int], list[Outcome]]:
+        """The point of each outcome, and those outcomes that are the first on theirs."""
+        points: list[int] = []
+        new: list[Outcome] = []
+        for outcome in outcomes:
+            key = int.from_bytes(outcome.prompt_hash[:8], "little")
+            point = self._point_of.get(key)
+            if point is None:
+                point = self._points + len(new)
+                self._point_of.replace(key, point)
+                new.append(outcome)
+            points.append(point)
+        return points, new
+
+    def _link(self, added: Iterable[int], replaced: Sequence[int]) -> None:
+        """Put the new rows before the others of their points, and take out what is replaced."""
+        numbers, heads = self.numbers, self._heads
+        point, older, newer, alive = (numbers[name] for name in ("point", "older", "newer", "alive"))
+        for row in added:
+            head = heads[point[row]]
+            older[row] = head
+            if head != _NO_ROW:
+                newer[head] = row
+            heads[point[row]] = row
+        for row in replaced:
+            before, after = newer[row], older[row]
+            if before == _NO_ROW:
+                heads[point[row]] = after
+            else:
+                older[before] = after
+            if after != _NO_ROW:
+                newer[after] = before
+            alive[row] = False
+
+    def _search(self, vector: Vectors, everyone: int, most: int) -> tuple[Like, bool]:
+        """What `most` points say, and whether more of them should be looked at."""
+        points, similarities = self._near(vector, most)
+        rows, similarities = self._rows_on(points, similarities)
+        numbers = self.numbers
+        models, by = numbers["model"][rows], numbers["by"][rows]
+        modest = (_ranks(by.astype(np.int64) << 16 | models) < OF_ONE) | (by == everyone)
+        fair = np.flatnonzero(modest)
+        fair = fair[_ranks(models[fair]) < NEIGHBORS]
+        crowded = len(points) == most and self._is_crowded(models, models[fair], modest)
+        rows, similarities = rows[fair], similarities[fair]
+        return Like(rows, similarities, likeness(similarities)), crowded
+
+    def _is_crowded(self, found: Rows, heard: Rows, modest: NDArray[np.bool_]) -> bool:
+        """Whether what was cut of the models `found` may have kept out others, given who is `heard`."""
+        if len(found) == len(heard):
+            return False
+        counts = np.bincount(heard, minlength=len(self._counts))
+        loud = np.unique(found[~modest])
+        return bool((counts[loud] < NEIGHBORS).any() or (counts < np.minimum(_HEARD, self._counts)).any())
+
+    def _near(self, vector: Vectors, most: int) -> tuple[Rows, Vectors]:
+        """At most `most` points that are like `vector`, with similarities; of equal ones the newest first."""
+        points, similarities = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        start = 0
+        probed = self._trained.nearest_lists(vector[None]) if self._trained else ()
+        for segment in self._segments:
+            if probed:
+                found, places = segment.search_preassigned(vector[None], most, *probed)
+            else:
+                found, places = segment.search(vector[None], most)
+            hit = places[0] >= 0
+            points.append(places[0][hit] + start)
+            similarities.append(found[0][hit])
+            start += segment.ntotal
+        if self.waiting:
+            similarities.append(self._beside.upto(self.waiting) @ vector)
+            points.append(np.arange(self._merged, self._points))
+        everywhere = np.concatenate(points)
+        values = np.concatenate(similarities)
+        least = LEAST_ALIKE
+        if len(values) > most:
+            # With what is equal to the last of them: which one is kept is for their order to say.
+            least = max(least, float(np.partition(values, -most)[-most]) - 2.0 * _EQUAL)
+        kept = np.flatnonzero(values >= least)
+        everywhere, alike = everywhere[kept], np.asarray(np.round(values[kept], _DECIMALS), np.float32)
+        order = np.lexsort((-everywhere, -alike))[:most]
+        return everywhere[order], alike[order]
+
+    def _rows_on(self, points: Rows, similarities: Vectors) -> tuple[Rows, Vectors]:
+        """The outcomes on `points`, most alike first, of equal ones the newest."""
+        older = self.numbers["older"]
+        rows: list[Rows] = [np.empty(0, np.int64)]
+        alike: list[Vectors] = [np.empty(0, np.float32)]
+        current = self._heads[points].astype(np.int64)
+        for _ in range(_DEEP):
+            there = current != _NO_ROW
+            if not there.any():
+                break
+            current, similarities = current[there], similarities[there]
+            rows.append(current)
+            alike.append(similarities)
+            current = older[current].astype(np.int64)
+        found, similarities = np.concatenate(rows), np.concatenate(alike)
+        order = np.lexsort((-found, -similarities))
+        return found[order], similarities[order]
 
     def _merge_block(self) -> Nearby:
         """With the first block of those beside in the index."""
@@ -219,7 +336,7 @@ class Nearby:
         return other
 
     def _filled(self, trained: _Trained, start: int, end: int) -> Any:
-        """A segment of the rows from `start` to `end`."""
+        """A segment of the points from `start` to `end`."""
         chunks = (np.arange(place, min(end, place + _CHUNK)) for place in range(start, end, _CHUNK))
         return trained.filled(self.vectors(chunk) for chunk in chunks)
 
@@ -248,6 +365,45 @@ class _Column:
         column._data[count:end] = values
         column._used = end
         return column
+
+
+class _Places:
+    """A place for each key. Takes 16 bytes for most."""
+
+    def __init__(self) -> None:
+        self._keys, self._values = np.empty(0, np.uint64), np.empty(0, np.int64)
+        self._recent: dict[int, int] = {}
+
+    def get(self, key: int) -> int | None:
+        """The place of `key`, if it has one."""
+        found = self._recent.get(key)
+        if found is not None:
+            return found
+        at = self._sorted_at(key)
+        return None if at is None else int(self._values[at])
+
+    def replace(self, key: int, value: int) -> int | None:
+        """Note a place; returns the one before."""
+        at = None if key in self._recent else self._sorted_at(key)
+        if at is not None:
+            old = int(self._values[at])
+            self._values[at] = value
+            return old
+        before = self._recent.get(key)
+        self._recent[key] = value
+        if len(self._recent) > _RECENT + len(self._keys) // 8:
+            self._sort_in()
+        return before
+
+    def _sorted_at(self, key: int) -> int | None:
+        at = int(np.searchsorted(self._keys, np.uint64(key)))
+        return at if at < len(self._keys) and self._keys[at] == key else None
+
+    def _sort_in(self) -> None:
+        keys = np.concatenate([self._keys, np.fromiter(self._recent.keys(), np.uint64)])
+        values = np.concatenate([self._values, np.fromiter(self._recent.values(), np.int64)])
+        order = np.argsort(keys)
+        self._keys, self._values, self._recent = keys[order], values[order], {}
 
 
 class _Trained:
@@ -307,6 +463,15 @@ def _joined(segments: list[Any]) -> tuple[Any, ...]:
         joined.merge_from(other, joined.ntotal)
         segments[-2:] = [_mapped(joined)]
     return tuple(segments)
+
+
+def _ranks(keys: NDArray[Any]) -> Rows:
+    """For each key, how many equal ones stand before it."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    ranks = np.empty(len(keys), np.int64)
+    ranks[order] = np.arange(len(keys)) - np.searchsorted(ordered, ordered)
+    return ranks
 
 
 def _padded(features: Vectors) -> Vectors:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
+from semroute.encoders.base import clip
 from semroute.errors import OutcomeInvalid
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Outcome:
             _check_text(name, getattr(self, name), MAX_NAME)
         for name in ("decision_id", "route", "escalated_to"):
             _check_optional(name, getattr(self, name), MAX_NAME)
-        _check_optional("why", self.why, MAX_WHY)
+        check_why(self.why)
         _check_optional("text", self.text, MAX_TEXT)
         _check_text("origin", self.origin, MAX_ORIGIN)
         if not _ORIGIN.fullmatch(self.origin):
@@ -190,17 +191,27 @@ class Record(NamedTuple):
 def prompt_hash(text: str, key: bytes) -> bytes:
     """HMAC-SHA256 of `text` under the key of a store, 32 bytes.
 
-    Runs of white space count as one space, and none at the ends. Without the key nobody can test whether a
-    text is in a store.
+    Runs of white space count as one space, and none at the ends. Of a text beyond MAX_TEXT its ends count,
+    which are what is routed. Without the key nobody can test whether a text is in a store.
     """
-    normal = " ".join(text.split())
-    return hmac.digest(key, normal.encode("utf-8", "surrogatepass"), hashlib.sha256)
+    normal = " ".join(clip(text, MAX_TEXT).split())
+    return hmac.digest(key, normal.encode(), hashlib.sha256)
 
 
 def said_about(outcome: Outcome) -> bytes:
-    """Who spoke about which prompt and model, in 16 bytes: of several such outcomes the last counts."""
-    names = f"{outcome.by}\0{outcome.model}".encode()
+    """Who spoke about which prompt and model, in 16 bytes: of several such outcomes the last counts.
+
+    What was imported and what is said in feedback stand beside each other: the trend that was learnt from
+    imports is not another one after each word of the operator.
+    """
+    kind = "import" if outcome.origin == "import" else ""
+    names = f"{outcome.by}\0{outcome.model}\0{kind}".encode()
     return hashlib.blake2b(names + outcome.prompt_hash, digest_size=16).digest()
+
+
+def check_why(value: object) -> None:
+    """Raises OutcomeInvalid for what cannot be the reason of an outcome or event."""
+    _check_optional("why", value, MAX_WHY)
 
 
 def check_ids(ids: Iterable[str]) -> tuple[str, ...]:

@@ -54,6 +54,9 @@ FEATURE_COUNT = 15
 _LIKENESS_WIDTH = 0.25  # of cosine distance
 _LEAST_LIKENESS = 0.02
 
+LEAST_ALIKE = 1.0 - _LIKENESS_WIDTH * math.sqrt(-2.0 * math.log(_LEAST_LIKENESS))
+"""The cosine similarity below which an outcome says nothing, about 0.3."""
+
 
 def likeness(similarities: NDArray[np.float32]) -> NDArray[np.float32]:
     """How much an outcome at each cosine similarity says about a prompt.

@@ -14,10 +14,11 @@ from semroute.report.costs import Costs, Moves, case_text
 from semroute.report.coverage import Curve, curve
 from semroute.report.layout import between, evenly, positions
 from semroute.report.overlap import Overlap, Pair, in_order, overlap
-from semroute.report.savings import Logged, Savings, savings
+from semroute.report.savings import SavedOverTime, saved_over_time
 
 if TYPE_CHECKING:
     from semroute.decision import Decision
+    from semroute.decisionlog import LoggedDecision
     from semroute.encoders.base import Vectors
     from semroute.report.layout import Points, Rows
     from semroute.router import Router
@@ -121,13 +122,13 @@ class Report:
     curve: Curve | None
     costs: Costs | None
     moves: Moves
-    savings: Savings | None
+    savings: SavedOverTime | None
 
 
 def gather(
     router: Router,
     cases: Sequence[Case],
-    log: Iterable[Logged] | None = None,
+    log: Iterable[LoggedDecision] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Route `cases`, and hold what comes of it beside the vectors of the index and the `log`.
@@ -155,10 +156,10 @@ def gather(
             for pair in lying.pairs
         ),
         evaluation=evaluation,
-        curve=curve(judged),
+        curve=curve([(case, decision) for case, decision in judged if not case.any_route]),
         costs=cost_report.costs(router, judged),
         moves=cost_report.moves(router, judged),
-        savings=None if log is None else savings(log, settings),
+        savings=None if log is None else saved_over_time(log, settings),
     )
 
 
@@ -194,7 +195,9 @@ def _placed(
     if not known:
         return None
     x, y = between(places[[n for n, _ in known]], [similarity for _, similarity in known])
-    label, found = codes.get(case.route or "", -1), codes.get(decision.route or "", -1)
+    found = codes.get(decision.route or "", -1)
+    # Of a case about its model alone no route is wrong.
+    label = found if case.any_route else codes.get(case.route or "", -1)
     return Placed(x, y, label, found, decision.confidence, case_text(case))
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from semroute.evaluate import Bin, Evaluation, RouteResult, Wrong
     from semroute.report.gather import Map, Report, RouteCard, Square
-    from semroute.report.savings import Savings
+    from semroute.report.savings import SavedOverTime
 
 _LONGEST_TEXT = 200  # characters of a prompt or utterance that are shown
 _WRONG_SHOWN, _WRONG_OPEN = 200, 12
@@ -53,6 +53,7 @@ def render(report: Report) -> str:
             saved=_saved_share(report),
             wrong=_wrong_first(report.evaluation),
             wrong_open=_WRONG_OPEN,
+            wrong_models=report.evaluation.wrong_models[:_WRONG_SHOWN] if report.evaluation else (),
             cards=_worst_first(report.routes),
             cards_open=_CARDS_OPEN,
             curve_rows=_spread(report.curve.points) if report.curve else (),
@@ -193,11 +194,11 @@ def _choice(one: Choice | None) -> dict[str, Any] | None:
     return {"name": one.name, "usd": round(one.usd, 4), "quality": round(one.quality, 4)}
 
 
-def _savings_data(found: Savings | None) -> dict[str, Any] | None:
+def _savings_data(found: SavedOverTime | None) -> dict[str, Any] | None:
     if found is None or not found.periods:
         return None
     return {
-        "model": found.model,
+        "model": found.total.estimated.default,
         "days": found.days,
         "periods": [
             [one.start.isoformat(), one.decisions, round(one.spent, 6), round(one.baseline, 6)]
@@ -211,8 +212,8 @@ def _savings_data(found: Savings | None) -> dict[str, Any] | None:
 
 def _saved_share(report: Report) -> float | None:
     """Share of the default model's cost that the routing saves: of the log, else expected on the cases."""
-    if report.savings and report.savings.baseline:
-        return 1.0 - report.savings.spent / report.savings.baseline
+    if report.savings and report.savings.total.estimated.saved_share is not None:
+        return report.savings.total.estimated.saved_share
     costs = report.costs
     if costs and costs.routed and costs.baseline and costs.baseline.usd:
         return 1.0 - costs.routed.usd / costs.baseline.usd

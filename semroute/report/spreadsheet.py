@@ -12,12 +12,20 @@ from semroute.report.costs import case_text
 if TYPE_CHECKING:
     from semroute.evaluate import Wrong
 
-_HEAD = ("file", "line", "prompt", "expected", "found", "reason", "confidence", "nearest", "similarity")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_HEAD = (
+    *("file", "line", "prompt", "expected", "found", "reason", "confidence", "nearest", "similarity"),
+    *("expected_model", "model"),
+)
+# Some programs take the full-width forms for the others.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def wrong_csv(wrong: Iterable[Wrong]) -> str:
-    """The wrong prompts, one a row below a row of names. An empty route is the default."""
+    """The wrong prompts, one a row below a row of names.
+
+    An empty route is the default. A case that expects a model alone has "any" in place of the expected route,
+    in brackets.
+    """
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\r\n").writerow
     write(_HEAD)
@@ -27,14 +35,15 @@ def wrong_csv(wrong: Iterable[Wrong]) -> str:
             one.case.file,
             str(one.case.line),
             case_text(one.case),
-            one.case.route or "",
+            "(any)" if one.case.any_route else one.case.route or "",
             one.found or "",
             one.reason,
             f"{one.confidence:.4f}",
             nearest.utterance if nearest else "",
         )
         # A cosine may be negative, and a number is no formula.
-        write([*map(cell, texts), f"{nearest.similarity:.4f}" if nearest else ""])
+        similarity = f"{nearest.similarity:.4f}" if nearest else ""
+        write([*map(cell, texts), similarity, cell(one.case.model or ""), cell(one.model)])
     return out.getvalue()
 
 

@@ -335,9 +335,9 @@
       yAxis: axis({ type: "value", min: 0, axisLine: { show: false }, axisLabel: { color: color("soft"), formatter: (v) => "$" + v.toLocaleString("en") } }),
       tooltip: { ...tooltip((at) => {
         const row = rows[(Array.isArray(at) ? at[0] : at).dataIndex];
-        return [[(savings.days === 1 ? "Until " : "Until the week of ") + row.day, "strong"], `${dollars(row.spent)} spent`, `${dollars(row.baseline)} with ${savings.model} alone`, [`${row.decisions.toLocaleString("en")} decisions`, "quiet"]];
+        return [[(savings.days === 1 ? "Until " : "Until the week of ") + row.day, "strong"], `${dollars(row.spent)} spent, measured`, `${dollars(row.baseline)} with ${savings.model} alone, estimated`, [`${row.decisions.toLocaleString("en")} decisions`, "quiet"]];
       }), trigger: "axis", axisPointer: { lineStyle: { color: color("ghost") } } },
-      series: [line("baseline", "always " + cut(savings.model, 18), color("soft"), false), line("spent", "as routed", color("accent"), true)],
+      series: [line("baseline", "always " + cut(savings.model, 18) + ", estimated", color("soft"), false), line("spent", "as routed, measured", color("accent"), true)],
     }));
   };
 
