@@ -31,6 +31,7 @@ class Reading:
     content: whether a real delta came: text, reasoning, a refusal or a tool call; not roles, pings, comments.
     ended: whether the API's own end came; finish: the reason the model gave for ending, if it gave one.
     fault: why this is no answer, in words that quote nothing of it; None while it is one.
+    model: what the answer calls the model that gave it.
     ids: of tool calls and of answers, by which a later request shows that it goes on with this one.
     deltas: content events, which stand for tokens where no usage is told.
     """
@@ -43,6 +44,7 @@ class Reading:
         self.content = False
         self.ended = False
         self.finish: str | None = None
+        self.model: str | None = None
         self.fault: str | None = None
         self.refused = False
         self.tools = False
@@ -104,6 +106,11 @@ class Reading:
         if isinstance(received, int):
             self.completion_tokens = received
 
+    def _named(self, payload: Mapping[str, Any]) -> None:
+        name = payload.get("model")
+        if self.model is None and isinstance(name, str):
+            self.model = name
+
     def _note(self, *ids: Any) -> None:
         self.ids += [each for each in ids if isinstance(each, str) and each]
 
@@ -124,6 +131,7 @@ class Reading:
         if payload.get("error"):
             self.fault = "an error inside the stream"
             return
+        self._named(payload)
         self._usage(payload.get("usage"))
         for choice in _objects(payload.get("choices")):
             delta = choice.get("delta")
@@ -159,6 +167,7 @@ class Reading:
             self._believe(choice.get("logprobs"))
         finish = choices[0].get("finish_reason")
         self.finish = finish if isinstance(finish, str) else None
+        self._named(payload)
         self._usage(payload.get("usage"))
         self.content = self.ended = True
 
@@ -171,6 +180,7 @@ class Reading:
         elif kind == "message_start":
             message = payload.get("message")
             if isinstance(message, Mapping):
+                self._named(message)
                 self._usage(message.get("usage"))
         elif kind == "content_block_start":
             block = payload.get("content_block")
@@ -209,6 +219,7 @@ class Reading:
         for block in _objects(payload["content"]):
             self._block(block)
         self._stop(payload.get("stop_reason"))
+        self._named(payload)
         self._usage(payload.get("usage"))
         self.content = self.ended = True
 
@@ -234,6 +245,7 @@ class Reading:
 
     def _response(self, response: Mapping[str, Any], *, say: bool = False) -> None:
         self._note(response.get("id"))
+        self._named(response)
         status = response.get("status")
         self.finish = status if isinstance(status, str) else self.finish
         self._usage(response.get("usage"))

@@ -221,6 +221,7 @@ class Router:
         step: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         models: Collection[str] | None = None,
+        tell: bool = True,
     ) -> Decision:
         """Decide which model serves `prompt`. Never raises: on any fault the default serves, with the reason.
 
@@ -231,29 +232,38 @@ class Router:
         weights: quality, cost, ttft and itl, or "router@q:1|c:0.005", in place of `select` of the settings.
         step, metadata: what rules may test beside the text.
         models: the only ones that may serve, in place of those of the route and the default.
+        tell: False keeps the decision from the listeners, such as the decision log, until `tell` is called.
         """
         started = time.perf_counter()
         snapshot = self._snapshot
         request, fault = _request(exclude, needs, max_usd_per_1m, weights, step, metadata, models)
         verdict = fault or snapshot.verdict(prompt, request)
         decision = snapshot.decision(verdict, snapshot.sized(prompt, request), started)
-        self._decided(decision, verdict, prompt, request)
+        self._decided(decision, verdict.seen, prompt, request.step, tell=tell)
         return decision
 
-    def unrouted(self, prompt: Prompt, detail: str, **request: Any) -> Decision:
+    def tell(self, decision: Decision, prompt: Prompt, *, step: str | None = None, **_: Any) -> None:
+        """Let the listeners hear of a decision that was made with `tell=False`, as it has become.
+
+        prompt, step: what it was made from; other keywords of `route` may be given and change nothing.
+        """
+        known = self._recent.get(decision.id)
+        self._decided(decision, None if known is None else known.seen, prompt, step, tell=True)
+
+    def unrouted(self, prompt: Prompt, detail: str, *, tell: bool = True, **request: Any) -> Decision:
         """The decision for the default, because `prompt` could not be routed in time. Keywords of `route`."""
         started = time.perf_counter()
         snapshot = self._snapshot
         asked, _ = _request(**{**_NOTHING_ASKED, **request})
         verdict = _Verdict(None, "error", detail)
         decision = snapshot.decision(verdict, snapshot.sized(prompt, asked), started)
-        self._decided(decision, verdict, prompt, asked)
+        self._decided(decision, None, prompt, asked.step, tell=tell)
         return decision
 
     def settled(self, decision: Decision, route: str | None, prompt: Prompt, **request: Any) -> Decision:
         """`decision` with the route that an arbiter has picked instead; None is the default.
 
-        prompt, request: what `decision` was made from. The id stays.
+        prompt, request: what `decision` was made from. The id stays. Tells the listeners nothing, see `tell`.
         """
         started, snapshot = time.perf_counter(), self._snapshot
         asked, _ = _request(**{**_NOTHING_ASKED, **request})
@@ -300,6 +310,7 @@ class Router:
         step: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         models: Collection[str] | None = None,
+        tell: bool = True,
     ) -> list[Decision]:
         """`route` for many prompts, in their order, encoded together; the keywords hold for all of them.
 
@@ -320,7 +331,7 @@ class Router:
         share = (time.perf_counter() - started) * 1_000.0 / max(len(prompts), 1)
         decisions = [replace(decision, elapsed_ms=share) for decision in decisions]
         for decision, verdict, prompt in zip(decisions, verdicts, prompts, strict=True):
-            self._decided(decision, verdict, prompt, request)
+            self._decided(decision, verdict.seen, prompt, request.step, tell=tell)
         return decisions
 
     async def aroute(self, prompt: Prompt, **request: Any) -> Decision:
@@ -482,15 +493,16 @@ class Router:
         """What a vote for each route must reach: what the route or the settings say, else what was fitted."""
         return self._snapshot.limits
 
-    def _decided(self, decision: Decision, verdict: _Verdict, prompt: Prompt, request: _Request) -> None:
+    def _decided(
+        self, decision: Decision, seen: _Seen | None, prompt: Prompt, step: str | None, *, tell: bool
+    ) -> None:
         """Remember a decision, and tell of it."""
-        seen = verdict.seen
         if seen is not None or self._feeds:
             kept = None if seen is None else self._snapshot.kept(seen)
             self._recent.add(decision.id, _About(kept, decision.route, decision.model))
-        if self._feeds:
+        if self._feeds and tell:
             about = (None, None) if seen is None else (seen.vector, seen.encoder)
-            self._tell(Decided(decision, time.time(), _text_of(prompt), request.step, *about))
+            self._tell(Decided(decision, time.time(), _text_of(prompt), step, *about))
 
     def _tell(self, event: Event) -> None:
         for feed in self._feeds:
@@ -978,7 +990,9 @@ class _Snapshot:
         memory, settings = self.memory, self._settings.escalations
         if memory is None or settings is None or memory.is_empty():
             return plan
-        prompt = estimate.Prompt(seen.vector, trend.features(seen.text), route)
+        # Of a long prompt that an arbiter has settled, only what was made of its text is left.
+        features = trend.features(seen.text) if seen.features is None else seen.features
+        prompt = estimate.Prompt(seen.vector, features, route)
         found = memory.estimates(prompt, plan.models)
         known = {name: each for name, each in found.items() if each.support > 0.0}
         if not known:

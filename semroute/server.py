@@ -52,11 +52,24 @@ from semroute.escalations import CASCADE, OPERATOR
 from semroute.live import Live
 from semroute.metrics import CONTENT_TYPE, Metrics
 from semroute.text import estimated_tokens, routed_text
+from semroute.tracing import RequestTrace, Tracing
 from semroute.ulid import new_ulid
-from semroute.upstream import Answer, Attempt, Call, NoAnswer, NoUpstream, Observer, Rise, Upstreams
+from semroute.upstream import (
+    Answer,
+    Attempt,
+    Call,
+    Headers,
+    NoAnswer,
+    NoUpstream,
+    Observer,
+    Rise,
+    Upstream,
+    Upstreams,
+)
 from semroute.wire import BadRequest, Body
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from semroute.router import Router
@@ -90,6 +103,7 @@ def create_app(
     hosts: Collection[str] | None = None,
     watch: Path | None = None,
     tls: ssl.SSLContext | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> Starlette:
     """The ASGI app over `router`.
 
@@ -100,6 +114,7 @@ def create_app(
     hosts: the names by which the server may be called; None for any.
     watch: the folder of the index, to load it again when it changes.
     tls: for upstreams with certificates of their own, in place of the usual authorities.
+    tracer_provider: where OpenTelemetry's spans go; the global one if left out.
     """
     service = Service(
         router,
@@ -132,7 +147,9 @@ def create_app(
 
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(_Gate, service=service, hosts=allowed)],
+        middleware=[
+            Middleware(_Gate, service=service, hosts=allowed, tracing=Tracing(tracer_provider)),
+        ],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
     )
@@ -191,10 +208,18 @@ class Service:
         """Route without holding up the event loop; a prompt that takes too long goes to the default.
 
         observer: is told of the arbiter's call, where the vote is unsure and there is one; None for no call.
+        The listeners, such as the decision log, hear of what was settled in the end.
         """
-        decision, chooser = await self._decider.decide(prompt, asked), self.settings.arbiter
-        if observer is not None and chooser is not None and arbiter.is_grey(decision, chooser):
-            decision = await self._arbitrated(decision, prompt, asked, chooser, observer)
+        chooser = self.settings.arbiter
+        if observer is None or chooser is None:
+            decision = await self._decider.decide(prompt, asked)
+        else:
+            decision = await self._decider.decide(prompt, {**asked, "tell": False})
+            try:
+                if arbiter.is_grey(decision, chooser):
+                    decision = await self._arbitrated(decision, prompt, asked, chooser, observer)
+            finally:  # also where the client has gone meanwhile
+                self.router.tell(decision, prompt, **asked)
         self.metrics.decided(decision)
         return decision
 
@@ -261,6 +286,22 @@ class Service:
             self.metrics.dropped()
             return
         self._books.submit(self._do, work)
+
+    def called(self, decision: Decision | None, attempt: Attempt) -> None:
+        """Let the decision log have what was called, for the answer or to help choosing."""
+        if decision is None:
+            return
+        told: dict[str, Any] = {
+            "model": attempt.model,
+            "purpose": None if attempt.purpose == "answer" else attempt.purpose,
+            # The log holds what providers counted; what is estimated here is not mixed in.
+            "prompt_tokens": None if attempt.estimated else attempt.prompt_tokens,
+            "completion_tokens": None if attempt.estimated else attempt.completion_tokens,
+            "latency_ms": attempt.latency_ms,
+            "ttft_ms": attempt.ttft_ms,
+            "error": attempt.error,
+        }
+        self.book(functools.partial(self.router.served, decision, **told))
 
     def _do(self, work: Callable[[], object]) -> None:
         try:
@@ -352,7 +393,13 @@ class Service:
             weights, models = self.choice(model)
             request |= {"weights": weights} if weights is not None else {}
             request |= {"models": models} if models else {}
-        decision = await self.decide(prompt, request)
+        if self.settings.arbiter is not None:
+            self.limits_of(asked.owner)  # it costs
+        aside = _Aside(self, asked.owner, asked.trace)
+        decision = await self.decide(prompt, request, aside)
+        asked.trace.decided(decision)
+        for attempt in aside.attempts:
+            self.called(decision, attempt)
         return Reply(200, decision.to_dict(), _decision_headers(decision))
 
     def choice(self, text: str) -> tuple[Weights | None, tuple[str, ...]]:
@@ -481,10 +528,13 @@ def _stamp(folder: Path | None) -> tuple[int, int, int] | None:
 class _Gate:
     """Before everything: who asks, under which name, how many at once. Nothing raises through it."""
 
-    def __init__(self, app: ASGIApp, service: Service, hosts: frozenset[str] | None) -> None:
+    def __init__(
+        self, app: ASGIApp, service: Service, hosts: frozenset[str] | None, tracing: Tracing
+    ) -> None:
         self._app = app
         self._service = service
         self._hosts = hosts
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -499,6 +549,9 @@ class _Gate:
             if not name.startswith(b"x-semroute-") and name != b"x-request-id"
         ]
         scope["semroute.request_id"] = identity
+        path = scope["path"]
+        trace = self._tracing.begin(scope["method"], path, headers) if path in _TRACED else RequestTrace()
+        scope["semroute.trace"] = trace
         outgoing = _Outgoing(send, identity)
         service.in_flight += 1
         try:
@@ -514,8 +567,9 @@ class _Gate:
                 await _respond_error(scope, outgoing, BadRequest(500, "The server failed."))
         finally:
             service.in_flight -= 1
-            endpoint = scope["path"] if scope["path"] in _KNOWN else "other"
+            endpoint = path if path in _KNOWN else "other"
             service.metrics.requested(endpoint, outgoing.status or 499, time.perf_counter() - began)
+            trace.end(outgoing.status or 499)
 
     def _refusal(self, scope: Scope) -> BadRequest | None:
         """Why a request is not served; None where it is."""
@@ -599,11 +653,12 @@ async def _respond_error(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A small request: its body, the rest of its path, and whose key it came with."""
+    """A small request: its body, the rest of its path, whose key it came with, and its trace."""
 
     raw: bytes
     name: str
     owner: str | None
+    trace: RequestTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -627,7 +682,7 @@ class _Endpoint:
         try:
             raw = await _read(scope, receive, _limit(service)) if scope["method"] == "POST" else b""
             name = scope.get("path_params", {}).get("name", "")
-            reply = await self._answer(Asked(raw, name, scope.get("semroute.owner")))
+            reply = await self._answer(Asked(raw, name, scope["semroute.owner"], scope["semroute.trace"]))
         except BadRequest as error:
             await _respond_error(scope, send, error)
             return
@@ -718,14 +773,20 @@ class _Plan:
 class _Aside(Observer):
     """Writes down a call that is made before it is known what serves."""
 
-    def __init__(self, service: Service, owner: str | None) -> None:
+    def __init__(self, service: Service, owner: str | None, trace: RequestTrace) -> None:
         self._service = service
         self._owner = owner
+        self._trace = trace
         self.attempts: list[Attempt] = []
+
+    def attempting(self, attempt: Attempt, upstream: Upstream) -> Headers:
+        """See Observer."""
+        return self._trace.attempting(attempt, upstream)
 
     def attempted(self, attempt: Attempt) -> None:
         """See Observer."""
         self.attempts.append(attempt)
+        self._trace.attempted(attempt)
         self._service.metrics.attempted(attempt)
         self._service.spend(self._owner, attempt.usd or 0.0)
 
@@ -733,40 +794,29 @@ class _Aside(Observer):
 class _Ledger(Observer):
     """Writes down what happens while one request is served."""
 
-    def __init__(self, service: Service, plan: _Plan) -> None:
+    def __init__(self, service: Service, plan: _Plan, trace: RequestTrace) -> None:
         self._service = service
         self._plan = plan
+        self._trace = trace
         self.attempts = list(plan.before)
         for attempt in plan.before:
-            self._tell(attempt)
+            service.called(plan.decision, attempt)
+
+    def attempting(self, attempt: Attempt, upstream: Upstream) -> Headers:
+        """See Observer."""
+        return self._trace.attempting(attempt, upstream)
 
     def attempted(self, attempt: Attempt) -> None:
         """See Observer."""
         service = self._service
         self.attempts.append(attempt)
+        self._trace.attempted(attempt)
         service.metrics.attempted(attempt)
         if attempt.usd:
             service.spend(self._plan.owner, attempt.usd)
         if attempt.ids and attempt.outcome == "answered":
             service.affinity.note(attempt.ids, attempt.model)
-        self._tell(attempt)
-
-    def _tell(self, attempt: Attempt) -> None:
-        """Let the decision log have what was called, for the answer or to help choosing."""
-        service, decision = self._service, self._plan.decision
-        if decision is None:
-            return
-        told: dict[str, Any] = {
-            "model": attempt.model,
-            "purpose": None if attempt.purpose == "answer" else attempt.purpose,
-            # The log holds what providers counted; what is estimated here is not mixed in.
-            "prompt_tokens": None if attempt.estimated else attempt.prompt_tokens,
-            "completion_tokens": None if attempt.estimated else attempt.completion_tokens,
-            "latency_ms": attempt.latency_ms,
-            "ttft_ms": attempt.ttft_ms,
-            "error": attempt.error,
-        }
-        service.book(functools.partial(service.router.served, decision, **told))
+        service.called(self._plan.decision, attempt)
 
     def rose(self, rise: Rise) -> None:
         """See Observer."""
@@ -808,7 +858,11 @@ class _Completion:
             return
         except _Gone:
             return
-        ledger = _Ledger(service, plan)
+        trace: RequestTrace = scope["semroute.trace"]
+        trace.asked(body.fields["model"].strip(), stream=plan.call.stream)
+        if plan.decision is not None:
+            trace.decided(plan.decision)
+        ledger = _Ledger(service, plan, trace)
         response = _Response(send)
         async with _Hangup(receive) as hangup:
             try:
@@ -820,6 +874,7 @@ class _Completion:
                 told = [*_plan_headers(plan, None), (b"retry-after", wait), (b"x-should-retry", b"false")]
                 refusal = BadRequest(503, "No model answered.", code="no_model_available")
                 await response.refuse(scope, refusal, told)
+        trace.answered(response.model, failed=response.failed)
         seconds = time.perf_counter() - began
         status = 499 if hangup.gone else response.status
         settings = service.router.index.config.settings
@@ -886,7 +941,7 @@ class _Completion:
             weights, space = service.choice(fields["model"].strip())
             asked |= {"weights": weights} if weights is not None else {}
             asked |= {"models": space} if space else {}
-        aside = _Aside(service, scope["semroute.owner"])
+        aside = _Aside(service, scope["semroute.owner"], scope["semroute.trace"])
         decision = await service.decide(messages, asked, aside)
         session = _session(scope, metadata) if service.settings.sticky_s else None
         ids, only = wire.continued(api, fields)
@@ -949,6 +1004,7 @@ class _Completion:
         self, answer: Answer, plan: _Plan, ledger: _Ledger, response: _Response, hangup: _Hangup
     ) -> None:
         ledger.answered_by(answer.model)
+        response.model = answer.model
         try:
             if not response.started:
                 headers = _plan_headers(plan, answer.model)
@@ -974,6 +1030,7 @@ class _Completion:
 
 
 _NO_LIMITS = ClientLimits()
+_TRACED = {*_PATHS, "/v1/route"}
 _KNOWN = {*_PATHS, *_OPEN, "/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/live", "/"}
 
 
@@ -986,6 +1043,7 @@ class _Response:
         self.held = False
         self.failed = False
         self.status = 0
+        self.model: str | None = None
 
     async def start(self, status: int, content_type: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Status and headers."""

@@ -54,6 +54,7 @@ _BROKEN = (
     OSError,
 )
 
+Headers = tuple[tuple[bytes, bytes], ...]
 Purpose = Literal["answer", "judge", "arbiter"]
 Outcome = Literal["answered", "rejected", "failed", "refused", "cancelled"]
 
@@ -72,7 +73,7 @@ class Call:
     candidates: tuple[str, ...]
     stream: bool = False
     cascade: Cascade | None = None
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers = ()
     tokens: int = 0
     wants_json: bool = False
     question: str = ""
@@ -83,6 +84,7 @@ class Attempt:
     """What became of one call of one model. Tokens are `estimated` where the answer does not tell them.
 
     error: a short fixed phrase, without anything the upstream said. usd: None without prices.
+    response_model, finish: what the answer says of itself, if it does.
     """
 
     model: str
@@ -95,6 +97,8 @@ class Attempt:
     completion_tokens: int = 0
     estimated: bool = True
     usd: float | None = None
+    response_model: str | None = None
+    finish: str | None = None
     ids: list[str] = field(default_factory=list)
 
 
@@ -158,6 +162,10 @@ class Answer:
 class Observer:
     """Is told what happens while a request is served. Override what you need."""
 
+    def attempting(self, attempt: Attempt, upstream: Upstream) -> Headers:
+        """An attempt begins; returns headers to send with it, in place of the client's of that name."""
+        return ()
+
     def attempted(self, attempt: Attempt) -> None:
         """An attempt has ended."""
 
@@ -177,14 +185,19 @@ class Upstream:
         base = (card.base_url or _BASES.get(card.provider) or "").rstrip("/")
         self.apis: frozenset[Api] = frozenset(card.apis or _usual_apis(card)) if base else frozenset()
         self.urls = {api: _url(base + _PATHS[api]) for api in self.apis}
+        self.server = _server(base)
         self._json_id = json.dumps(self.id, ensure_ascii=False).encode()
         self._headers = {api: _headers(card, api, key, self.urls[api]) for api in self.apis}
 
-    def request(self, call: Call) -> tuple[httpcore2.URL, list[tuple[bytes, bytes]], bytes]:
-        """Address, headers and body of `call` for this model."""
+    def request(
+        self, call: Call, more: Headers = ()
+    ) -> tuple[httpcore2.URL, list[tuple[bytes, bytes]], bytes]:
+        """Address, headers and body of `call` for this model; `more` headers in place of the client's."""
         body = call.head + self._json_id + call.tail
         accepted = b"text/event-stream" if call.stream else b"application/json"
-        headers = [*self._headers[call.api], *call.headers, (b"accept", accepted)]
+        replaced = {name for name, _ in more}
+        passed_on = [header for header in call.headers if header[0] not in replaced]
+        headers = [*self._headers[call.api], *passed_on, *more, (b"accept", accepted)]
         headers.append((b"content-length", str(len(body)).encode()))
         return self.urls[call.api], headers, body
 
@@ -200,6 +213,13 @@ def _usual_apis(card: ModelCard) -> tuple[Api, ...]:
         return ("chat", "messages")
     host = urlsplit(card.base_url or _BASES["openai"]).hostname
     return ("chat", "responses") if host == "api.openai.com" else ("chat",)
+
+
+def _server(base: str) -> dict[str, str | int]:
+    """Where the model is, by the names that traces have for it."""
+    parts = urlsplit(base)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return {"server.address": parts.hostname, "server.port": port} if parts.hostname and port else {}
 
 
 def _url(address: str) -> httpcore2.URL:
@@ -456,6 +476,7 @@ class _Exchange:
         self._done = False
         self._live = False
         self._ended = False
+        self._more: Headers = ()
 
     async def answer(self, *, hold: bool) -> Answer:
         """The answer: whole where it is not streamed or to be held, else from its first content on.
@@ -464,6 +485,7 @@ class _Exchange:
         """
         self.reading = Reading(self._call.api, keep_text=hold)
         self._upstream.health.asked()
+        self._more = self._observer.attempting(self.attempt, self._upstream)
         try:
             response = await self._open()
             headers = {name.lower(): value for name, value in response.headers}
@@ -532,7 +554,7 @@ class _Exchange:
         """The answer's status and headers."""
         if self._upstream.lacks_key:
             raise _Failed("its key is not set", at_once=True)
-        url, headers, body = self._upstream.request(self._call)
+        url, headers, body = self._upstream.request(self._call, self._more)
         fresh = False
 
         async def trace(name: str, _: Any) -> None:
@@ -714,6 +736,7 @@ class _Exchange:
         self._done = True
         attempt, reading = self.attempt, self.reading
         attempt.outcome, attempt.error, attempt.ids = outcome, error, reading.ids
+        attempt.response_model, attempt.finish = reading.model, reading.finish
         attempt.latency_ms = (self._clock() - self._began) * 1e3
         attempt.estimated = reading.prompt_tokens is None or reading.completion_tokens is None
         if reading.content or reading.prompt_tokens is not None:

@@ -61,6 +61,7 @@ ALLOWED = {
         "summary",
         "sweep",
         "text",
+        "tracing",
         "tune",
         "ulid",
     },
@@ -168,6 +169,7 @@ ALLOWED = {
         "router",
         "telemetry",
         "text",
+        "tracing",
         "ulid",
         "upstream",
         "wire",
@@ -182,6 +184,7 @@ ALLOWED = {
     "telemetry": {"decision", "errors", "text"},
     "testing": {"encoders", "errors"},
     "text": set(),
+    "tracing": {"__init__", "decision", "errors", "upstream"},
     "tune": {
         "catalog",
         "choices",
@@ -218,6 +221,7 @@ HEAVY = {
     "tokenizers",
     "psycopg",
     "sqlite3",
+    "opentelemetry",
 }
 
 

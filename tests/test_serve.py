@@ -436,8 +436,9 @@ def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, re
     chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 0.3}
     with serving(router, settings=ServeSettings.model_validate(PATIENT | {"arbiter": chooser})) as served:
         text = "my invoice function has a bug"
-        assert served.post({"prompt": text}, "/v1/route").json()["reason"] == "low_confidence"
-        assert fake.requests == []
+        told = served.post({"prompt": text}, "/v1/route").json()
+        assert (told["reason"], told["model"]) == (reason, model)
+        assert [request.json["model"] for request in fake.requests] == [answer]
         response = served.ask(text=text)
         assert (response.headers["x-semroute-reason"], response.headers["x-semroute-model"]) == (
             reason,
@@ -446,7 +447,38 @@ def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, re
         asked = fake.requests[0].json
         assert (asked["model"], asked["response_format"]["type"]) == (answer, "json_schema")
         if answer.startswith("say"):
-            assert served.metric("semroute_cost_usd_total") == 12  # nothing else has a price
+            assert served.metric("semroute_cost_usd_total") == 24  # nothing else has a price
+
+
+def test_what_an_arbiter_settles_is_in_the_decision_log(router_of, fake, tmp_path):
+    from semroute.decisionlog import open_log
+
+    answer = 'say:{"route": "coding"}'
+    cards = {answer: {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0}}
+    router = router_of(
+        "ok",
+        answer,
+        "say:code",
+        billing={"model": "ok"},
+        cards=cards,
+        coding={"model": "say:code"},
+        vote={"min_confidence": 0.9999},
+        log={"store": f"sqlite:{tmp_path / 'log.db'}"},
+    )
+    chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 2}
+    with serving(router, settings=ServeSettings.model_validate(PATIENT | {"arbiter": chooser})) as served:
+        identity = served.ask(text="my invoice function has a bug").headers["x-semroute-id"]
+        asked = served.post({"prompt": "my invoice function has a bug"}, "/v1/route").json()["id"]
+        time.sleep(0.2)  # the call is written behind the answer
+        assert router.flush()
+    with open_log(f"sqlite:{tmp_path / 'log.db'}", root=tmp_path) as log:
+        found = {row.id: row for row in log.read()}
+    assert found.keys() == {identity, asked}  # each once
+    assert {(row.route, row.model, row.reason) for row in found.values()} == {
+        ("coding", "say:code", "arbiter")
+    }
+    assert (found[identity].served_by, found[asked].served_by) == ("say:code", None)
+    assert [row.overhead_usd for row in found.values()] == [12, 12]
 
 
 # Decisions and feedback ---------------------------------------------------------------------------------------

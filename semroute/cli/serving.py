@@ -15,8 +15,10 @@ import typer
 
 from semroute.cli.output import IndexOption, print_json, print_line, refuse
 from semroute.errors import install_extra
+from semroute.tracing import provider_of_environment
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
     from starlette.applications import Starlette
     from uvicorn import Config
 
@@ -61,7 +63,8 @@ def serve(
 ) -> None:
     """Serve one OpenAI-compatible endpoint that chooses the model."""
     _log_to_stderr(quiet)
-    app = _app(index, host, keys_file, allow_host, reload)
+    traces = provider_of_environment()
+    app = _app(index, host, keys_file, allow_host, reload, traces)
     config = _config(app, app.state.service.settings.grace_s)
     listening = _bind(host, port)
     url = _url(listening)
@@ -69,12 +72,20 @@ def serve(
         print_json({"url": url, "index": app.state.service.router.index.fingerprint, "pid": os.getpid()})
     else:
         print_line(f"Serving {index} at {url} (POST {url}/v1/chat/completions, model semroute/auto)")
-    if not _run(config, app, listening):
+    started = _run(config, app, listening)
+    if traces is not None:
+        traces.shutdown()  # sends what waits
+    if not started:
         refuse("The server could not start; the log above says why.")
 
 
 def _app(
-    index: Path, host: str, keys_file: Path | None, allow_host: list[str] | None, reload: bool
+    index: Path,
+    host: str,
+    keys_file: Path | None,
+    allow_host: list[str] | None,
+    reload: bool,
+    traces: TracerProvider | None,
 ) -> Starlette:
     """The app over the index, with the keys of the environment. Exits where that would not be safe."""
     try:
@@ -102,6 +113,7 @@ def _app(
         feedback_keys=parse_keys(os.environ.get("SEMROUTE_FEEDBACK_KEYS", ""), "SEMROUTE_FEEDBACK_KEYS"),
         hosts=hosts or None,
         watch=index if reload else None,
+        tracer_provider=traces,
     )
 
 
