@@ -26,10 +26,13 @@ _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 class Metrics:
     """The counters and histograms of one app.
 
-    health: tells how each model is doing, at the moment of asking.
+    health: tells how each model is doing, at the moment of asking. without_outcomes: how many prompts were
+    routed without outcomes because asking them failed.
     """
 
-    def __init__(self, health: Callable[[], Mapping[str, Health]]) -> None:
+    def __init__(
+        self, health: Callable[[], Mapping[str, Health]], without_outcomes: Callable[[], int]
+    ) -> None:
         self._registry = registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
             "semroute_requests", "Requests answered.", ("endpoint", "status"), registry=registry
@@ -92,6 +95,12 @@ class Metrics:
             "semroute_records_dropped", "Records that waited for the store in vain.", registry=registry
         )
         self._in_flight = Gauge("semroute_requests_in_flight", "Requests being served.", registry=registry)
+        failures = Gauge(
+            "semroute_decisions_without_outcomes",
+            "Prompts routed without outcomes since the last reload, because asking them failed.",
+            registry=registry,
+        )
+        failures.set_function(without_outcomes)
         registry.register(_HealthCollector(health))
 
     def requested(self, endpoint: str, status: int, seconds: float) -> None:

@@ -190,7 +190,7 @@ class Service:
         self.affinity = Affinity(time.monotonic)
         self.live = Live()
         self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, tls=tls)
-        self.metrics = Metrics(self.upstreams.health)
+        self.metrics = Metrics(self.upstreams.health, lambda: self.router.without_outcomes)
         self._decider = Decider(router, self.settings.routing_s)
         self._books = ThreadPoolExecutor(1, thread_name_prefix="semroute-books")
         self._waiting = 0

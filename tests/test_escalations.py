@@ -532,6 +532,7 @@ def test_a_failure_that_comes_with_every_prompt_is_said_once_a_minute(project, c
     with caplog.at_level(logging.ERROR, logger="semroute"):
         assert {router.route(PROMPT).model for _ in range(50)} == {"small"}
     assert len([line for line in caplog.messages if "without outcomes" in line]) == 1
+    assert router.without_outcomes == 50
 
 
 def test_the_watcher_outlives_any_failure(project, tmp_path, monkeypatch):

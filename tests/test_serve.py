@@ -642,7 +642,7 @@ def test_unknown_paths_and_methods(router_of):
         assert served.get("/v1/chat/completions").status_code == 405
 
 
-def write(folder, fake, *, billing):
+def write(folder, fake, *, billing, **more):
     folder.mkdir(exist_ok=True)
     models = {
         "ok": {"base_url": fake.url},
@@ -650,6 +650,7 @@ def write(folder, fake, *, billing):
         "say:new": {"base_url": fake.url},
     }
     settings = {"encoder": "static", "default": {"model": "ok"}, "models": models, "serve": {"grace_s": 10}}
+    settings |= more
     (folder / "semroute.yaml").write_text(json.dumps(settings))
     route = {
         "name": "billing",
@@ -662,7 +663,7 @@ def write(folder, fake, *, billing):
 class Command:
     """`semroute serve` in a process of its own."""
 
-    def __init__(self, folder, **environ):
+    def __init__(self, folder, *options, port=0, **environ):
         command = [
             sys.executable,
             "-m",
@@ -671,8 +672,9 @@ class Command:
             "--index",
             str(folder / "index"),
             "--port",
-            "0",
+            str(port),
             "--json",
+            *options,
         ]
         self.process = subprocess.Popen(
             command,
@@ -719,6 +721,26 @@ def test_the_command_serves_takes_a_new_index_and_keeps_the_old_when_the_new_is_
         assert command.ask().headers["x-semroute-model"] == "say:new"
         assert any("The new index is not taken" in line for line in command.log)
         assert all(json.loads(line)["level"] for line in command.log)
+
+
+def test_workers_share_a_port_and_what_they_learn(fake, tmp_path):
+    more = {"default": {"models": ["ok", "say:new"]}, "escalations": {"store": "sqlite:outcomes.db"}}
+    write(tmp_path / "routes", fake, billing="ok", **more)
+    build_index(tmp_path / "routes", tmp_path / "index")
+    with Command(tmp_path, "--share-port") as one:
+        port = int(one.url.rpartition(":")[2])
+        with Command(tmp_path, "--share-port", port=port) as two, Command(tmp_path, port=port) as alone:
+            assert two.url == one.url and alone.url == ""  # one that does not share is refused
+            identity = one.ask().headers["x-semroute-id"]
+            for by in ("ann", "bob", "eve"):
+                said = {"id": identity, "to": "say:new", "by": by}
+                while httpx2.post(one.url + "/v1/feedback", json=said, trust_env=False).status_code != 200:
+                    pass  # the other worker, which did not decide that
+            until = time.monotonic() + 5
+            models = {""}
+            while models != {"say:new"} and time.monotonic() < until:
+                models = {two.ask().headers["x-semroute-model"] for _ in range(20)}
+            assert models == {"say:new"}
 
 
 def test_a_stop_is_not_ready_at_once_and_lets_streams_end(fake, tmp_path):

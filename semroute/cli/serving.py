@@ -39,6 +39,14 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65_535, envvar="SEMROUTE_PORT", help="The port; 0 for any that is free.")
     ] = 8080,
+    share_port: Annotated[
+        bool,
+        typer.Option(
+            "--share-port",
+            envvar="SEMROUTE_SHARE_PORT",
+            help="Let other workers, started alike, serve at this port; the system deals out connections.",
+        ),
+    ] = False,
     keys_file: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +74,7 @@ def serve(
     traces = provider_of_environment()
     app = _app(index, host, keys_file, allow_host, reload, traces)
     config = _config(app, app.state.service.settings.grace_s)
-    listening = _bind(host, port)
+    listening = _bind(host, port, share_port)
     url = _url(listening)
     if as_json:
         print_json({"url": url, "index": app.state.service.router.index.fingerprint, "pid": os.getpid()})
@@ -132,13 +140,15 @@ def _config(app: Starlette, grace: float) -> Config:
     )
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, share: bool) -> socket.socket:
+    if share and not hasattr(socket, "SO_REUSEPORT"):
+        refuse("--share-port: this system cannot share a port; put a balancer before several ports.")
     try:
         return socket.create_server(
             (host, port),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=_BACKLOG,
-            reuse_port=False,
+            reuse_port=share,
         )
     except OSError as error:
         refuse(f"{host}:{port} cannot be bound: {error.strerror or error}.")
