@@ -125,6 +125,10 @@ class StoreUnavailable(StoreError):  # noqa: N818
     """The store cannot be opened, reached or written: a driver, a path, a server or a right is missing."""
 
 
+class StoreReplaced(StoreUnavailable):
+    """The file of a store was moved, deleted or replaced while it was open."""
+
+
 class StoreBusy(StoreError):  # noqa: N818
     """Others held the store for longer than we wait. Try again later."""
 

@@ -43,7 +43,7 @@ from semroute.errors import (
     StoreUnavailable,
     UnknownDecision,
 )
-from semroute.escalations import OPERATOR, Outcome, estimate, prompt_hash, trend
+from semroute.escalations import CASCADE, OPERATOR, Outcome, estimate, prompt_hash, trend
 from semroute.escalations.memory import Memory, encoder_name
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
@@ -348,13 +348,17 @@ class Router:
         the prompt's vector is known; the listeners, such as the decision log, hear of it in any case. Raises
         UnknownDecision, OutcomeInvalid, QuotaExceeded or another StoreError; routing is not touched by any.
         """
-        return self._store_outcome(decision, score, by, origin="feedback")
+        return self._store_outcome(decision, score, _named(by), origin="feedback")
 
     def escalate(
         self, decision: Decision | str, *, to: str, by: str | None = None, why: str | None = None
     ) -> str:
         """Store that the model of a decision was not good enough and `to` was needed; as `feedback` of 0."""
-        return self._store_outcome(decision, 0.0, by, origin="escalation", escalated_to=to, why=why)
+        return self._store_outcome(decision, 0.0, _named(by), origin="escalation", escalated_to=to, why=why)
+
+    def rejected(self, decision: Decision | str, *, to: str, why: str | None = None) -> str:
+        """Store that a cascade rejected the answer of a decision's model, and asked `to`. As `escalate`."""
+        return self._store_outcome(decision, 0.0, CASCADE, origin="escalation", escalated_to=to, why=why)
 
     def served(
         self,
@@ -454,6 +458,8 @@ class Router:
         snapshot, memory = self._snapshot, self.memory
         if escalated_to == model:
             raise OutcomeInvalid("escalated_to", f"is {model!r}, the model that was not good enough")
+        if escalated_to is not None and score:
+            raise OutcomeInvalid("score", "must be 0 where another model was needed")
         if is_blank(prompt):
             raise OutcomeInvalid("prompt", "is empty: there is nothing that another prompt could be like")
         outcome = snapshot.outcome(snapshot.seen(prompt), model, score, id=new_ulid(), by=_named(by), **said)
@@ -512,7 +518,7 @@ class Router:
         self,
         decision: Decision | str,
         score: float,
-        by: str | None,
+        by: str,
         *,
         origin: str,
         escalated_to: str | None = None,
@@ -528,7 +534,7 @@ class Router:
             time=time.time(),
             outcome=new_ulid(),
             score=score,
-            by=_named(by),
+            by=by,
             model=about.model,
             escalated_to=escalated_to,
         )
@@ -1095,7 +1101,9 @@ def _fed(router: Router, listener: Listener) -> Feed:
 
 
 def _named(by: str | None) -> str:
-    """The principal; only None is the operator."""
+    """The principal; only None is the operator. Raises OutcomeInvalid for a name of the router's own."""
+    if by in {OPERATOR, CASCADE}:
+        raise OutcomeInvalid("by", f"must not be {by!r}: None is the operator, and no user has that name")
     return OPERATOR if by is None else by
 
 

@@ -826,8 +826,8 @@ class _Ledger(Observer):
         if decision is None or settings is None or settings.store is None:
             return
         service.book(functools.partial(service.router.answered, decision.id, rise.model))
-        said = {"to": rise.to, "by": CASCADE, "why": rise.why}
-        service.book(functools.partial(service.router.escalate, decision.id, **said))
+        said = {"to": rise.to, "why": rise.why}
+        service.book(functools.partial(service.router.rejected, decision.id, **said))
 
     def answered_by(self, model: str) -> None:
         """Feedback on the decision is about the model that gave the answer."""

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -24,7 +25,14 @@ from test_stores import Postgres
 from semroute import index
 from semroute.build import build_index
 from semroute.config import load_config
-from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreUnavailable, UnknownDecision
+from semroute.errors import (
+    EncodingFailed,
+    OutcomeInvalid,
+    QuotaExceeded,
+    StoreError,
+    StoreUnavailable,
+    UnknownDecision,
+)
 from semroute.escalations import CASCADE, OPERATOR, Event, Outcome, prompt_hash
 from semroute.escalations.estimate import Estimator, Prompt, Trust
 from semroute.escalations.importing import GradedPrompt
@@ -263,6 +271,26 @@ def test_nobody_crowds_out_the_others_by_saying_one_thing_again_and_again():
     )
 
 
+def test_praise_of_another_model_does_not_bury_what_was_said_of_this_one():
+    same = {"vector": unit(0), "prompt_hash": bytes(32)}
+    bad = [outcome(n, 0.0, by=f"user {n}", **same) for n in range(3)]
+    praise = [outcome(100 + n, 1.0, by=f"user {100 + n}", model="big", **same) for n in range(600)]
+    assert quality(merged([*bad, *praise])) == quality(merged(bad))
+
+
+@pytest.mark.parametrize(("similarity", "good"), [(0.90, 0), (0.90, 8)])
+def test_nearer_outcomes_of_another_model_keep_nobody_out(similarity, good):
+    vectors = [beside(unit(0), similarity, 900 + n) for n in range(50)]
+    bad = [outcome(n, 0.0, vector=vectors[n], by=f"user {n}") for n in range(50)]
+    for_it = [outcome(60 + n, 1.0, vector=beside(unit(0), 0.95, 800 + n), by=f"fan {n}") for n in range(good)]
+    others = [
+        outcome(100 + n, 1.0, vector=beside(unit(0), 0.97, 100 + n), by=f"other {n}", model="big")
+        for n in range(200)
+    ]
+    alone = quality(merged([*bad, *for_it]))
+    assert quality(merged([*bad, *for_it, *others])) == pytest.approx(alone, abs=0.02)
+
+
 def test_on_a_prompt_that_many_asked_the_latest_are_heard():
     same = {"vector": unit(0), "prompt_hash": bytes(32)}
     before = [outcome(n, 1.0, by=f"user {n}", **same) for n in range(400)]
@@ -311,6 +339,14 @@ def test_one_principal_alone_moves_nothing_and_two_do():
     alone = [outcome(n, by="ann") for n in range(1_000)]
     assert estimated(alone) == (0.6, 0.0)
     assert estimated([*alone[:3], *(outcome(2_000 + n, by="bob") for n in range(3))]).support == 6.0
+
+
+def test_those_who_agree_must_be_enough_on_each_side():
+    good = [outcome(n, 1.0, by="fan") for n in range(3)]
+    bad = [outcome(10 + n, 0.0, by="mallory") for n in range(6)]
+    assert estimated([*good, *bad]) == (0.6, 0.0)  # one of each: neither counts
+    two = [*bad, outcome(20, 0.0, by="eve")]
+    assert estimated([*good, *two]) == estimated(two)
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.sampled_from([0.2, 0.34, 0.5]))
@@ -457,6 +493,95 @@ def test_only_none_is_the_operator(project):
     with pytest.raises(OutcomeInvalid):
         router.add_outcome(PROMPT, "small", 0.0, by="")
     assert list(router.memory.outcomes()) == []
+
+
+@pytest.mark.parametrize("name", [OPERATOR, CASCADE])
+def test_nobody_may_use_a_name_of_the_routers_own(project, name):
+    router = project()
+    decision = router.route(PROMPT)
+    for call in (
+        lambda: router.feedback(decision, 0.0, by=name),
+        lambda: router.escalate(decision, to="big", by=name),
+        lambda: router.add_outcome(PROMPT, "small", 0.0, by=name),
+    ):
+        with pytest.raises(OutcomeInvalid, match="by must not be"):
+            call()
+
+
+def test_a_router_learns_what_another_imported_while_it_gets_feedback(project, tmp_path, monkeypatch):
+    monkeypatch.setattr("semroute.escalations.memory._QUIET", 0.2)
+    here, there = project(), Router.load(tmp_path / "index", encoder=HashEncoder())
+    here.route(PROMPT)
+    rows = [GradedPrompt(n, f"question {n}", {"small": n % 2, "big": 1}, None, None) for n in range(250)]
+    there.import_outcomes(rows)
+    wanted = there.route("question").candidates
+    until = time.monotonic() + 10
+    while here.route("question").candidates != wanted and time.monotonic() < until:
+        here.add_outcome(f"hello {time.monotonic()}", "small", 1.0)
+        time.sleep(0.1)
+    assert here.route("question").candidates == wanted
+
+
+def test_a_trend_of_fewer_imports_never_takes_the_place_of_one_of_more(project, monkeypatch):
+    router = project()
+    rows = [GradedPrompt(n, f"question {n}", {"small": 0.2, "big": 0.9}, None, None) for n in range(250)]
+    router.import_outcomes(rows)
+    router.memory.close()  # nobody else learns here
+    memory, learnt = router.memory, Estimator.learnt
+
+    def late(self):
+        found = learnt(self)
+        monkeypatch.setattr(Estimator, "learnt", learnt)
+        router.import_outcomes([row._replace(scores={"small": 0.9, "big": 0.1}) for row in rows])
+        return found
+
+    memory._known.imports += 1  # as if more had come
+    monkeypatch.setattr(Estimator, "learnt", late)
+    memory._store, memory._pid = None, os.getpid()
+    memory._learn()
+    (small, _) = sorted(router.route("question").candidates, key=lambda each: each.model != "small")
+    assert small.quality > 0.6
+
+
+def test_an_import_that_fails_midway_keeps_nobody_from_learning(project, tmp_path, monkeypatch):
+    monkeypatch.setattr("semroute.escalations.memory._QUIET", 0.2)
+    router = project()
+    rows = [GradedPrompt(n, f"question {n}", {"small": n % 2, "big": 1}, None, None) for n in range(600)]
+    encode, calls = HashEncoder.encode, []
+
+    def failing(self, texts, **more):
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise EncodingFailed("the server is gone")
+        return encode(self, texts, **more)
+
+    monkeypatch.setattr(HashEncoder, "encode", failing)
+    with pytest.raises(EncodingFailed):
+        router.import_outcomes(rows)
+    wanted = Router.load(tmp_path / "index", encoder=HashEncoder()).route("question").candidates
+    until = time.monotonic() + 5
+    while router.route("question").candidates != wanted and time.monotonic() < until:
+        time.sleep(0.05)
+    assert router.route("question").candidates == wanted
+
+
+def test_a_store_that_was_replaced_is_opened_again(project, tmp_path, monkeypatch):
+    monkeypatch.setattr("semroute.escalations.memory._RETRY", 0.05)
+    router, file = project(), tmp_path / "outcomes.db"
+    router.route(PROMPT)
+    router.feedback(router.route("hello there"), 1.0, by="zoe")
+    backup = file.read_bytes()
+    fail_on(router)
+    assert router.route(PROMPT).model == "big"
+    (tmp_path / "restored").write_bytes(backup)
+    (tmp_path / "restored").replace(file)
+    until = time.monotonic() + 5
+    while router.route(PROMPT).model == "big" and time.monotonic() < until:
+        time.sleep(0.05)
+    assert router.route(PROMPT).model == "small"
+    fail_on(router)
+    assert router.route(PROMPT).model == "big"
+    assert len(Router.load(tmp_path / "index", encoder=HashEncoder()).memory) == 4
 
 
 def test_an_outcome_needs_a_prompt_and_another_model_to_go_to(project):
@@ -910,6 +1035,10 @@ BAD_GRADES = [
     ('{"prompt": "x", "model": "small", "score": 1, "route": ["a"]}', "there is no route"),
     ('{"prompt": "x", "scores": ["small"]}', "at least one model"),
     ('{"prompt": "x", "model": "small", "score": "1"}', "from 0 to 1"),
+    ('{"prompt": "x", "model": "small", "score": 1%s}' % ("0" * 400), "from 0 to 1"),
+    ('{"prompt": "x", "model": "small", "score": 1, "by": "ann"}', "the operator's"),
+    ('{"prompt": "x", "model": "small", "score": 1, "vector": [1, 0]}', "vectors are made here"),
+    ('{"prompt": "x", "model": "small", "score": 1, "encoder": "other"}', "vectors are made here"),
 ]
 
 
@@ -920,7 +1049,7 @@ def test_what_is_wrong_in_a_file_of_grades_is_named_by_line_and_the_rest_is_kept
     done = command("escalations", "import", "graded.jsonl", "--json")
     counts = json.loads(done.stdout)
     assert done.returncode == 2
-    assert (counts["lines"], counts["refused"], counts["outcomes"], counts["known"]) == (2, 8, 1, 1)
+    assert (counts["lines"], counts["refused"], counts["outcomes"], counts["known"]) == (2, 12, 1, 1)
     for number, (_, message) in enumerate(BAD_GRADES, 2):
         (line,) = [line for line in done.stderr.splitlines() if line.startswith(f"graded.jsonl:{number}:")]
         assert message in line
@@ -936,6 +1065,7 @@ def test_what_cannot_be_reverted_or_quarantined_is_refused(command):
         ["quarantine", "--by", OPERATOR],
         ["add", " ", "--model", "small"],
         ["add", "x", "--model", "small", "--to", "small"],
+        ["add", "x", "--model", "small", "--to", "big", "--score", "1"],
     ):
         done = command("escalations", *arguments)
         assert (done.returncode, done.stdout) == (2, ""), arguments

@@ -18,7 +18,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from semroute.databases import done
-from semroute.errors import StoreBusy, StoreCorrupt, StoreError, StoreMismatch, StoreUnavailable
+from semroute.errors import (
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreMismatch,
+    StoreReplaced,
+    StoreUnavailable,
+)
 
 APPLICATION_ID = 0x534D5254  # "SMRT", at byte 68 of the file
 PATIENCE_S = 10.0
@@ -110,17 +117,17 @@ class SqliteFile:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One transaction that can write, for this thread alone."""
         with self.held() as connection, _immediate(connection):
-            self._check_in_place()
+            self.check_in_place()
             yield connection
 
-    def _check_in_place(self) -> None:
+    def check_in_place(self) -> None:
         """A file that was moved or replaced would take writes that nobody finds again."""
         try:
             moved = self._path.stat().st_ino != self._inode
         except FileNotFoundError:
             moved = True
         if moved:
-            raise StoreUnavailable(f"{self.where} was moved, deleted or replaced while open; open it again")
+            raise StoreReplaced(f"{self.where} was moved, deleted or replaced while open; open it again")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[sqlite3.Connection]:

@@ -45,7 +45,8 @@ class Trust(NamedTuple):
     """How far others than the operator are believed.
 
     max_share: of the weight of what is said near a prompt, the most that one principal may have.
-    min_principals: how many must agree that there is something to say, before any of them counts.
+    min_principals: how many must agree that a model is better, or worse, than is known otherwise, before any
+        of them counts.
     """
 
     max_share: float = 0.5
@@ -87,7 +88,7 @@ class Estimator:
         """
         self._priors, self._half_life, self._trust = dict(priors), half_life_days, trust or Trust()
         self._places = {model: place for place, model in enumerate(priors)}
-        self._said, self._imported = Nearby(keep_features=False), Nearby(keep_features=True)
+        self._said, self._imported = (Nearby(len(self._places), keep_features=keep) for keep in (False, True))
         self._names = _Names()
         self._on_routes: dict[tuple[int, int], tuple[int, int]] = {}
         self._trend: _Learnt | None = None
@@ -253,7 +254,7 @@ class Estimator:
         trend: Estimate | None,
     ) -> Estimate:
         base = trend or Estimate(self._prior(model, prompt.route), 0.0)
-        weight, total = _trusted(heard, self._trust)
+        weight, total = _trusted(heard, self._trust, base.quality)
         quality = (base.quality * _PRIOR_WEIGHT + total) / (_PRIOR_WEIGHT + weight)
         return Estimate(min(1.0, max(0.0, quality)), round(base.support + weight, 4))
 
@@ -325,16 +326,22 @@ def _freshness(seconds: NDArray[np.float64] | float, half_life_days: float) -> N
     return kept
 
 
-def _trusted(said: Mapping[int, Sequence[tuple[float, float]]], trust: Trust) -> tuple[float, float]:
+def _trusted(
+    said: Mapping[int, Sequence[tuple[float, float]]], trust: Trust, base: float
+) -> tuple[float, float]:
     """Weight, and weighted sum of scores, of what the principals said, none above his share.
+
+    base: the quality known otherwise. Who says that it is less, or more, needs others who say so too.
 
     The shares are of what is left after all are cut, so that a principal gains nothing by saying it again.
     A cascade has as much as all others together, or as one rise.
     """
     weights = {by: sum(weight for weight, _ in pairs) for by, pairs in said.items()}
     operator, cascade = weights.pop(_OPERATOR_NUMBER, 0.0), weights.pop(_CASCADE_NUMBER, 0.0)
-    if sum(weight >= _NOTICED for weight in weights.values()) < trust.min_principals:
-        weights = {}
+    below = {by for by in weights if sum(w * score for w, score in said[by]) < base * weights[by]}
+    for side in (below, weights.keys() - below):
+        if sum(weights[by] >= _NOTICED for by in side) < trust.min_principals:
+            weights = {by: weight for by, weight in weights.items() if by not in side}
     most = trust.max_share * _capped_total(list(weights.values()), operator, trust.max_share)
     kept = {by: min(weight, most) for by, weight in weights.items()} | {_OPERATOR_NUMBER: operator}
     kept[_CASCADE_NUMBER] = min(cascade, max(_A_RISE, sum(kept.values())))

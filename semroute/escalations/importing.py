@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from semroute.errors import OutcomeInvalid, Problem
+from semroute.escalations import OPERATOR
 from semroute.escalations.outcome import check_why
 from semroute.jsonl import Row, parse_rows
 from semroute.text import is_blank, storable
 
 SHAPE = '{"prompt": text, "model": name, "score": 0..1} or {"prompt": text, "scores": {name: 0..1}}'
+
+
+_NOT_IMPORTED = {
+    "vector": "vectors are made here, of the prompt: those of another encoder say nothing.",
+    "encoder": "vectors are made here, by the encoder of the index; leave `encoder` out.",
+}
 
 
 class GradedPrompt(NamedTuple):
@@ -73,11 +79,14 @@ def _faults(row: Row, models: Collection[str], routes: Collection[str]) -> list[
             known = ", ".join(sorted(models))
             found.append((key, f"there is no model {model!r}; the settings declare {known}."))
         number = isinstance(score, int | float) and not isinstance(score, bool)
-        if not number or not math.isfinite(score) or not 0 <= score <= 1:
+        if not number or not 0 <= score <= 1:
             found.append((key, f"a score must be a number from 0 to 1, not {score!r}."))
     route = values.get("route")
     if route is not None and (not isinstance(route, str) or route not in routes):
         found.append(("route", f"there is no route {route!r}."))
+    found += [(key, message) for key, message in _NOT_IMPORTED.items() if key in values]
+    if values.get("by", OPERATOR) not in {OPERATOR, None}:
+        found.append(("by", "what is imported is the operator's; what others said is not imported as his."))
     try:
         check_why(values.get("why"))
     except OutcomeInvalid as error:

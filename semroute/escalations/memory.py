@@ -7,6 +7,7 @@ is gone, routing goes on with what was known, and the log says so once.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -19,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError
+from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreReplaced
 from semroute.escalations import (
     CASCADE,
     OPERATOR,
@@ -48,6 +49,7 @@ _AHEAD_SECONDS = 60.0  # how far the clocks of processes may differ
 _BATCH = 1_000  # records taken in at once
 _OVERDUE = 16 * BLOCK  # new outcomes that are merged by who brings them, where nobody else does
 _CLOSED = -1  # no process
+_QUIET, _LONG = 2.0, 30.0  # seconds after the last and the first imported outcome, to learn from them
 _WAIT = 1.0  # seconds that one look at the store waits for news
 _RETRY = 5.0  # seconds between two tries to reach a store that is gone
 
@@ -82,7 +84,7 @@ class Memory:
         self._writing = threading.Lock()
         self._store: Store | None = None
         self._pid: int | None = None
-        self._is_lost = self._importing = False
+        self._is_lost = False
         self._known = self._nothing_known()
         self._refresh()
 
@@ -140,9 +142,7 @@ class Memory:
         StoreError.
         """
         self._check(outcomes)
-        self._follow()
-        with self._writing:
-            store = self._opened()
+        with self._held() as store:
             known = store.known([outcome.id for outcome in outcomes])
             fresh = [outcome for outcome in outcomes if outcome.id not in known]
             self._check_quotas(fresh)
@@ -155,22 +155,17 @@ class Memory:
         counts. Raises as `add`.
         """
         self._check(outcomes)
-        self._follow()
-        with self._writing:
-            self._importing = not is_last  # the watcher need not learn what is not all there
-            store = self._opened()
+        with self._held() as store:
             self._catch_up(store)
             fresh = self._known.estimator.changing(outcomes)
             self._append(store, fresh)
-            if is_last:
-                self._known.learn()
+        if is_last:
+            self._learn()
         return len(fresh)
 
     def say(self, event: Event) -> int:
         """Store an event; returns how many outcomes fewer count now, negative for more. Raises StoreError."""
-        self._follow()
-        with self._writing:
-            store = self._opened()
+        with self._held() as store:
             self._catch_up(store)
             before = len(self._known.estimator)
             store.append_event(event)
@@ -179,9 +174,7 @@ class Memory:
 
     def forget(self, *, ids: Sequence[str] = (), prompt_hash: bytes | None = None) -> int:
         """Erase outcomes for ever, as the operator; returns how many there were. Raises StoreError."""
-        self._follow()
-        with self._writing:
-            store = self._opened()
+        with self._held() as store:
             erased = store.forget(by=OPERATOR, time=time.time(), ids=ids, prompt_hash=prompt_hash)
             self._read_anew(store)  # what is erased there must not be remembered here
         return erased
@@ -223,15 +216,30 @@ class Memory:
             self._store = open_store(self._address, root=self._root)
         return self._store
 
+    @contextlib.contextmanager
+    def _held(self, *, follow: bool = True) -> Iterator[Store]:
+        """The store, for this thread alone."""
+        if follow:
+            self._follow()
+        with self._writing:
+            store = self._opened()
+            try:
+                yield store
+            except StoreReplaced:
+                # Another file stands there now: the next one who comes opens it, and reads all of it.
+                self._store, self._known = None, self._nothing_known()
+                store.close()
+                raise
+
     def _refresh(self) -> bool:
         """Read what is new; whether the store could be reached. Never raises for a store that is gone."""
         try:
             if not self._is_there():
                 return True
-            with self._writing:
-                self._catch_up(self._opened())
+            with self._held(follow=False) as store:
+                self._catch_up(store)
         except StoreError as error:
-            if not self._is_lost:
+            if not self._is_lost and self._pid != _CLOSED:
                 _log.error("Routing goes on without new outcomes: %s", error)
             self._is_lost = True
             return False
@@ -272,7 +280,7 @@ class Memory:
                 known.take(batch, most_waiting=BLOCK)
                 # One that was said while this was read changes what was read before it.
                 complete &= not any(isinstance(entry, Event) and seq > newest for seq, entry in batch)
-        known.learn()
+        known.learn(self._known)
         self._known = known
 
     def _nothing_known(self, events: Iterable[tuple[int, Event]] = ()) -> _Known:
@@ -291,14 +299,13 @@ class Memory:
             known.estimator = known.estimator.with_merged(settled)
 
     def _learn(self) -> None:
-        """Learn what was imported elsewhere, while others go on to route and to store."""
+        """Learn from what was imported, while others go on to route and to store."""
         known = self._known
-        if not known.unlearnt or self._importing:
-            return
-        known.unlearnt = False
-        learnt = known.estimator.learnt()
+        imports, learnt = known.imports, known.estimator.learnt()
         with self._writing:
-            known.estimator = known.estimator.with_merged(learnt).with_trend(learnt)
+            if imports > known.learnt:  # unless another thread learnt from more
+                known.estimator = known.estimator.with_merged(learnt).with_trend(learnt)
+                known.learnt = imports
 
     def _follow(self) -> None:
         """Watch the store in a thread of this process; a forked child has none yet."""
@@ -323,8 +330,13 @@ class Memory:
         try:
             if not reached or self._store is None:
                 return _WAIT if reached else _RETRY
-            if not self._store.wait(self._known.seq, _WAIT):
-                self._learn()  # after the last of what comes together
+            self._store.wait(self._known.seq, _WAIT)
+            if self._known.is_to_be_learnt(time.monotonic()):
+                self._learn()
+        except StoreReplaced:
+            with contextlib.suppress(StoreReplaced), self._held(follow=False):
+                raise
+            return 0.0
         except StoreError:
             return _RETRY
         return 0.0
@@ -357,7 +369,9 @@ class _Known:
         self.estimator = estimator
         self.quotas = _Quotas()
         self._encoder, self._dim, self._hidden = encoder, dim, hidden
-        self.unlearnt = False
+        self.imports = self.learnt = 0  # imported outcomes taken in, and when the trend was learnt
+        self._digest = b""
+        self._imported_at = self._unlearnt_at = 0.0
 
     def take(self, records: Sequence[Record], most_waiting: int) -> None:
         """Let the outcomes among `records` count, unless an event hides them."""
@@ -369,15 +383,36 @@ class _Known:
             is_ours = entry.encoder == self._encoder and len(entry.vector) == self._dim
             if is_ours and not self._hidden.covers(seq, entry):
                 more.append(entry)
-        self.unlearnt |= any(outcome.origin == "import" for outcome in more)
+        self._note_imports([outcome.id for outcome in more if outcome.origin == "import"])
         estimator = self.estimator.with_more(more)
         self.estimator = estimator if estimator.waiting < most_waiting else estimator.settled()
         self.seq = records[-1].seq
 
-    def learn(self) -> None:
-        """Learn from what was imported, if anything was."""
-        if self.unlearnt:
-            self.estimator, self.unlearnt = self.estimator.learnt(), False
+    def is_to_be_learnt(self, now: float) -> bool:
+        """Whether an import is over, or has gone on for long, that the trend does not know of."""
+        if self.imports == self.learnt:
+            return False
+        return now - self._imported_at > _QUIET or now - self._unlearnt_at > _LONG
+
+    def learn(self, before: _Known) -> None:
+        """Learn from what was imported, or take the trend of `before` where that is the same."""
+        if not self.imports:
+            return
+        if self._digest == before._digest and before.learnt == before.imports:
+            self.estimator = self.estimator.settled().with_trend(before.estimator)
+        else:
+            self.estimator = self.estimator.learnt()
+        self.learnt = self.imports
+
+    def _note_imports(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
+        self._imported_at = time.monotonic()
+        if self.imports == self.learnt:
+            self._unlearnt_at = self._imported_at
+        self.imports += len(ids)
+        for identity in ids:  # one by one: they come in other batches when the log is read anew
+            self._digest = hashlib.blake2b(self._digest + identity.encode(), digest_size=16).digest()
 
 
 class _Quotas:

@@ -1,14 +1,14 @@
 """Outcomes in memory, to be searched by vector: a few numbers of each, and one vector for each prompt.
 
 A *point* is a prompt on which there are outcomes; its vector stands in the index at 8 bits a number. The rows
-of the outcomes on one point are linked, the newest first, and one that is said again takes the place of the
-one before.
+of the outcomes of one model on one point are linked, the newest first, and one that is said again takes the
+place of the one before.
 
 Nothing that was handed out grows: `with_more` and `settled` make another `Nearby` beside the old one, and
 share with it what both hold. (An older one no longer finds what was said again since.) New points stand
 beside the index and are compared one by one; `settled` merges whole blocks of them into it. What is found
 depends on the outcomes and their order alone, and not on when they came or were merged, up to the rounding to
-8 bits.
+8 bits and, above _FLAT_UP_TO points, to what the index passes over.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ BLOCK = 1_024
 """Points are merged into the index by whole blocks."""
 
 _NEAR, _NEAR_MOST = 128, 1_024  # points that are looked at, and where some crowd out others
-_HEARD = 8  # outcomes of a model that are enough, where another one has too many
+_HEARD = 16  # outcomes of a model that are enough, where others stand nearer
 _DECIMALS, _EQUAL = 6, 1e-6  # of a similarity
-_DEEP = 256  # outcomes of one point that are looked at, the newest
+_DEEP = 256  # outcomes of one model on one point that are looked at, the newest
 _NO_ROW = -1
 _FLAT_UP_TO = 4_096
 _GROWS = 4  # times what its centres were trained on, before an index is trained anew
@@ -68,7 +68,7 @@ NUMBERS = np.dtype(
         *(("point", "<i4"), ("older", "<i4"), ("newer", "<i4"), ("alive", "?")),
     ]
 )
-"""`by`, `route`: numbers of names. From `point` on made here; `older`, `newer`: rows on the same point."""
+"""`by`, `route`: numbers of names. From `point` on made here; `older`, `newer`: rows of the same chain."""
 
 
 class Like(NamedTuple):
@@ -85,14 +85,14 @@ class Like(NamedTuple):
 class Nearby:
     """Outcomes that can be searched by vector, in the order of the log."""
 
-    def __init__(self, *, keep_features: bool) -> None:
-        """None yet. keep_features: whether `features` will be asked for."""
+    def __init__(self, models: int, *, keep_features: bool) -> None:
+        """None yet, of so many models. keep_features: whether `features` will be asked for."""
         self._keep_features = keep_features
         self._numbers = _Column(NUMBERS)
-        self._heads = np.empty(0, np.int32)
+        self._heads = np.empty((0, models), np.int32)
         self._features = _Column(np.float32, FEATURE_COUNT)
         self._beside = _Column(np.float32)
-        self._counts = np.empty(0, np.int64)
+        self._counts = np.zeros(models, np.int64)
         self._count = self._points = self._merged = 0
         self._point_of, self._row_of = _Places(), _Places()
         self._segments: tuple[Any, ...] = ()
@@ -144,17 +144,19 @@ class Nearby:
         more._numbers = self._numbers.extended(self._count, numbers)
         more._count = self._count + len(outcomes)
         # A copy, so that nobody who reads meanwhile begins with what his generation does not have.
-        more._heads = np.concatenate([self._heads, np.full(len(new), _NO_ROW, np.int32)])
+        more._heads = np.concatenate(
+            [self._heads, np.full((len(new), self._heads.shape[1]), _NO_ROW, np.int32)]
+        )
         replaced = [
             old
             for row, key in enumerate(said, self._count)
             if (old := self._row_of.replace(key, row)) is not None
         ]
         more._link(range(self._count, more._count), replaced)
-        added, gone = numbers["model"], more.numbers["model"][replaced]
-        size = max(len(self._counts), 1 + int(added.max(initial=-1)))
-        more._counts = np.bincount(added, minlength=size) - np.bincount(gone, minlength=size)
-        more._counts[: len(self._counts)] += self._counts
+        gone, size = more.numbers["model"][replaced], len(self._counts)
+        more._counts = (
+            self._counts + np.bincount(numbers["model"], minlength=size) - np.bincount(gone, minlength=size)
+        )
         return more, np.array(replaced, np.int64)
 
     def score_of(self, said: int) -> float | None:
@@ -230,17 +232,18 @@ class Nearby:
     def _link(self, added: Iterable[int], replaced: Sequence[int]) -> None:
         """Put the new rows before the others of their points, and take out what is replaced."""
         numbers, heads = self.numbers, self._heads
-        point, older, newer, alive = (numbers[name] for name in ("point", "older", "newer", "alive"))
+        point, model, alive = numbers["point"], numbers["model"], numbers["alive"]
+        older, newer = numbers["older"], numbers["newer"]
         for row in added:
-            head = heads[point[row]]
+            head = heads[point[row], model[row]]
             older[row] = head
             if head != _NO_ROW:
                 newer[head] = row
-            heads[point[row]] = row
+            heads[point[row], model[row]] = row
         for row in replaced:
             before, after = newer[row], older[row]
             if before == _NO_ROW:
-                heads[point[row]] = after
+                heads[point[row], model[row]] = after
             else:
                 older[before] = after
             if after != _NO_ROW:
@@ -262,8 +265,6 @@ class Nearby:
 
     def _is_crowded(self, found: Rows, heard: Rows, modest: NDArray[np.bool_]) -> bool:
         """Whether what was cut of the models `found` may have kept out others, given who is `heard`."""
-        if len(found) == len(heard):
-            return False
         counts = np.bincount(heard, minlength=len(self._counts))
         loud = np.unique(found[~modest])
         return bool((counts[loud] < NEIGHBORS).any() or (counts < np.minimum(_HEARD, self._counts)).any())
@@ -301,7 +302,8 @@ class Nearby:
         older = self.numbers["older"]
         rows: list[Rows] = [np.empty(0, np.int64)]
         alike: list[Vectors] = [np.empty(0, np.float32)]
-        current = self._heads[points].astype(np.int64)
+        heads = self._heads[points]
+        current, similarities = heads.ravel().astype(np.int64), np.repeat(similarities, heads.shape[1])
         for _ in range(_DEEP):
             there = current != _NO_ROW
             if not there.any():

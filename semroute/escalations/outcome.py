@@ -250,9 +250,13 @@ def _check_optional(name: str, value: object, limit: int) -> None:
 
 
 def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # an integer beyond any float
+        number = math.inf
+    if not math.isfinite(number):
         raise OutcomeInvalid(name, "must be a finite number")
-    return float(value)
+    return number
 
 
 def _time(name: str, value: object) -> float:

@@ -75,6 +75,7 @@ class SqliteStore(LogStore):
 
     def wait(self, after: int, timeout: float) -> bool:
         """See `Store.wait`. What another process appends is seen by looking, every 50 ms."""
+        self._file.check_in_place()  # a file that was replaced has no news
         deadline = clock.monotonic() + timeout
         while self.last() <= after:
             left = deadline - clock.monotonic()
