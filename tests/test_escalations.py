@@ -141,6 +141,7 @@ rows = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows, st.integers(0, 5))
 def test_estimates_are_probabilities_and_grow_with_each_outcome_as_if_made_anew(rows, at):
     outcomes = [

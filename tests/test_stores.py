@@ -1388,3 +1388,32 @@ def test_bodies_of_events_are_plain_json(file_place):
         **{"by": "operator", "time": 5.0, "principal": "eve", "since": 1.5, "until": None, "ids": []},
         "why": None,
     }
+
+
+def test_a_child_that_was_forked_beside_a_read_can_write(tmp_path):
+    store = SqliteStore(tmp_path / "outcomes.db")
+    store.append([outcome(id=new_ulid()) for _ in range(300)])
+    over = threading.Event()
+
+    def read():
+        while not over.is_set():
+            list(store.read())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    codes = []
+    for _ in range(10):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is the point
+            child = os.fork()
+        if child == 0:
+            try:
+                SqliteStore(tmp_path / "outcomes.db", patience=2.0).append([outcome(id=new_ulid())])
+                os._exit(0)
+            finally:
+                os._exit(1)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    over.set()
+    reader.join()
+    assert codes == [0] * 10
+    assert store.last() == 310

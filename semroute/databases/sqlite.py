@@ -60,6 +60,23 @@ _CURES: dict[int, tuple[type[StoreError], str]] = {
 _open_files: weakref.WeakSet[SqliteFile] = weakref.WeakSet()
 
 
+_held_at_fork: list[SqliteFile] = []
+
+
+def _pause() -> None:
+    """Before a fork: let no connection be in the middle of something.
+
+    A child inherits what SQLite believes to be locked in its process: a read that another thread of the
+    parent had begun would never end there, and nobody could write.
+    """
+    _held_at_fork.extend(file for file in list(_open_files) if file.lock.acquire(timeout=file.patience))
+
+
+def _go_on() -> None:
+    while _held_at_fork:
+        _held_at_fork.pop().lock.release()
+
+
 def _abandon_connections() -> None:
     """In a forked child: never end the connections of the parent, not even with the process.
 
@@ -70,10 +87,11 @@ def _abandon_connections() -> None:
     for file in list(_open_files):
         if file.connection is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(file.connection))
+    _held_at_fork.clear()  # the locks stay as they are: nobody uses these files here
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_connections)
+    os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_abandon_connections)
 
 
 class SqliteFile:
@@ -85,9 +103,9 @@ class SqliteFile:
     def __init__(self, path: Path, migrations: Sequence[Migration], patience: float = PATIENCE_S) -> None:
         self.where = str(path)
         self._path = path
-        self._patience = patience
+        self.patience = patience
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self.connection: sqlite3.Connection | None = None
         with self._translated():
             _create(path)
@@ -108,7 +126,7 @@ class SqliteFile:
         """Give the file back. A transaction in progress is finished first."""
         if self.connection is None or os.getpid() != self._pid:
             return  # the connection belongs to the process that opened it, also its end
-        with self._lock:
+        with self.lock:
             connection, self.connection = self.connection, None
             if connection is not None:
                 connection.close()
@@ -134,22 +152,22 @@ class SqliteFile:
         """The connection, for this thread alone, outside a transaction."""
         if os.getpid() != self._pid:  # before the lock, which a thread of the parent may hold for ever
             raise StoreUnavailable(f"{self.where} was opened before a fork; open the store in each process")
-        if not self._lock.acquire(timeout=self._patience):
-            raise StoreBusy(f"{self.where} was in use by other threads for {self._patience:g} s; try again")
+        if not self.lock.acquire(timeout=self.patience):
+            raise StoreBusy(f"{self.where} was in use by other threads for {self.patience:g} s; try again")
         try:
             if self.connection is None:
                 raise StoreUnavailable(f"{self.where} is closed; open the store again")
             with self._translated():
                 yield self.connection
         finally:
-            self._lock.release()
+            self.lock.release()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise _translation(error, self.where, self._patience) from error
+            raise _translation(error, self.where, self.patience) from error
 
 
 def _create(path: Path) -> None:
