@@ -50,7 +50,7 @@ from semroute.rules import Facts, RuleBook
 from semroute.telemetry import CLOSE_S, Decided, Event, Feed, Judged, Listener, Served
 from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text, storable
 from semroute.ulid import new_ulid
-from semroute.vote import NO_VOTE, Judge, Limits, head_view
+from semroute.vote import NO_VOTE, Asked, Judge, Limits, head_view
 from semroute.wording import PARTS, Reader
 
 if TYPE_CHECKING:
@@ -810,25 +810,22 @@ class _Snapshot:
             raise EncodingFailed(f"the encoder gave {len(found)} vectors for {len(texts)} texts")
         words = None if self._words is None else self._words.encode(texts, kind="query")
         of_text = [(own, len(group)) for group, own in zip(readings, written, strict=True) for _ in group]
-        seen = zip(found, vectors, head_view(vectors, words), of_text, strict=True)
-        votes = [
-            None if nearest is None else self._vote(nearest, vector, view, only, own, chances)
-            for nearest, vector, view, (own, chances) in seen
-        ]
+        views = head_view(vectors, words)
+        asked = {
+            place: self._asked(nearest, vectors[place], views[place], *of_text[place])
+            for place, nearest in enumerate(found)
+            if nearest is not None
+        }
+        cast = dict(zip(asked, self._judge.votes(list(asked.values()), only), strict=True))
+        votes = [cast.get(place) for place in range(len(texts))]
         return votes, vectors
 
-    def _vote(
-        self,
-        nearest: Found,
-        vector: Vectors,
-        view: Vectors,
-        only: frozenset[int] | None,
-        written: tuple[int, ...],
-        chances: int,
-    ) -> Vote:
+    def _asked(
+        self, nearest: Found, vector: Vectors, view: Vectors, written: tuple[int, ...], chances: int
+    ) -> Asked:
         routes = [self._routes[row] for row in nearest.rows]
         texts = [self._texts[row] for row in nearest.rows]
-        return self._judge.vote(nearest.similarities, routes, texts, vector, only, view, written, chances)
+        return Asked(nearest.similarities, routes, texts, vector, view, written, chances)
 
     def _judged(self, voted: _Voted, rule: str | None) -> _Verdict:
         found = voted.vote
