@@ -182,7 +182,7 @@ def rank(
         weights[route] = weights.get(route, 0.0) + math.exp((ranked[0][0] - negative) / TEMPERATURE)
     total = sum(weights.values())
     return _Ranked(
-        tuple([Neighbor(names[route], text, -negative) for negative, route, text in ranked]),
+        tuple(map(Neighbor._make, [(names[route], text, -negative) for negative, route, text in ranked])),
         {route: weight / total for route, weight in weights.items()},
     )
 
@@ -247,12 +247,9 @@ class Judge:
         Equal probabilities are ordered by the route's place in the config, so that the winner of a tie is
         the route declared first.
         """
-        found = [NO_VOTE] * len(asked)
-        places = [place for place, one in enumerate(asked) if one.similarities]
-        if places:
-            for place, vote in zip(places, self._votes([asked[place] for place in places], only), strict=True):
-                found[place] = vote
-        return found
+        near = [one for one in asked if one.similarities]
+        votes = iter(self._votes(near, only) if near else ())
+        return [next(votes) if one.similarities else NO_VOTE for one in asked]
 
     def _votes(self, asked: Sequence[Asked], only: Collection[int] | None) -> Iterator[Vote]:
         """The votes on prompts that have neighbours: arrays have a row for each."""
@@ -268,9 +265,9 @@ class Judge:
         columns = list(chain.from_iterable(one.shares for one in ranked))
         shares = np.array(list(chain.from_iterable(one.shares.values() for one in ranked)))
         scores[rows, columns] += self._fitted.vote_scale * (np.log(shares + SHARE_FLOOR) - self._floor)
-        for row, one in enumerate(asked):
-            if one.written:
-                scores[row, list(one.written)] = scores[row].max() + _SURE
+        for row, question in enumerate(asked):
+            if question.written:
+                scores[row, list(question.written)] = scores[row].max() + _SURE
                 belongs[row] = max(belongs[row], 1.0 / (1.0 + math.exp(-_SURE)))
         for one, listed, chance in zip(ranked, _likeliest(scores), belongs, strict=True):
             found = {self._names[route]: round(chance * -negative, 6) for negative, route in listed}
@@ -295,8 +292,8 @@ class Judge:
             likeliest = scores.argmax(1).tolist()
         near = [one.neighbors[:NEAREST] for one in ranked]
         nearness = [sum([neighbor.similarity for neighbor in five]) / len(five) for five in near]
-        centroids = self._fitted.centroids
-        centrality = [float(centroids[route] @ one.vector) for route, one in zip(likeliest, asked, strict=True)]
+        middles = self._fitted.centroids[likeliest]
+        centrality = [float(middle @ one.vector) for middle, one in zip(middles, asked, strict=True)]
         logit = scores[np.arange(len(asked)), likeliest].astype(np.float64)
         logit[~np.isfinite(logit)] = 0.0
         belongs = self._fitted.evidence.probability(np.array(nearness), np.array(centrality), logit)
