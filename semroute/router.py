@@ -48,7 +48,7 @@ from semroute.escalations.memory import Memory, encoder_name
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.telemetry import CLOSE_S, Decided, Event, Feed, Judged, Listener, Served
-from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text, storable
+from semroute.text import Prompt, PromptError, counted, estimated_tokens, is_blank, routed_text, storable
 from semroute.ulid import new_ulid
 from semroute.vote import NO_VOTE, Asked, Judge, Limits, head_view
 from semroute.wording import PARTS, Reader
@@ -66,6 +66,7 @@ _QUIET_S = 60.0  # between two lines about the same failure
 _LONGEST_TEXT = 100_000  # characters; more than any encoder reads
 _REMEMBERED = 10_000  # decisions about which feedback can be given
 _BATCH = 512  # prompts encoded at once
+_LONGEST_NAME = 80  # characters of a name in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,8 @@ class Router:
 
     def __repr__(self) -> str:
         counts = self.index.manifest.counts
-        return f"<Router: {counts.routes} routes, {counts.utterances} utterances, {self._folder}>"
+        routes, utterances = counted(counts.routes, "route"), counted(counts.utterances, "utterance")
+        return f"<Router: {routes}, {utterances}, {self._folder}>"
 
     @property
     def index(self) -> RouteIndex:
@@ -714,6 +716,8 @@ class _Snapshot:
         plan = plan or self._plan(preferred, request)
         if verdict.seen is not None:
             plan = self._with_evidence(plan, verdict.seen, verdict.route, request)
+        if request is not _PLAIN:
+            detail = f"{detail}{self._unknown_names(request.need)}".lstrip()
         if plan.outcomes and plan.shadow is None:
             reason, detail = "escalation", f"{plan.moved} {detail}".rstrip()
         elif plan.moved:
@@ -736,6 +740,24 @@ class _Snapshot:
             rule=verdict.rule,
             index=self.index.fingerprint,
             elapsed_ms=(time.perf_counter() - started) * 1_000.0,
+        )
+
+    def _unknown_names(self, need: Need) -> str:
+        """Sentences about names in the call that nothing here has, such as a misspelt one."""
+        if not (need.exclude or need.capabilities or need.models):
+            return ""
+        models = self._settings.models
+        declared = {name for card in models.values() for name in card.capabilities or ()}
+        unknown = {
+            "`exclude` names {}, which is no model here": need.exclude - models.keys(),
+            "`models` names {}, which is no model here": set(need.models) - models.keys(),
+            "`needs` names {}, which no model declares": need.capabilities - declared,
+        }
+        # A name is whatever a caller hands in; of a long one the start tells.
+        return "".join(
+            f" {said.format(repr(name[:_LONGEST_NAME]))}."
+            for said, names in unknown.items()
+            for name in sorted(name for name in names if isinstance(name, str))
         )
 
     def _without_vote(self, prompt: Prompt, request: _Request) -> _Verdict | _Waiting:
@@ -1142,7 +1164,7 @@ def _request(
         need,
         _parsed("weights", _weights, weights, faults),
         step,
-        _parsed("metadata", dict, metadata, faults) or {},
+        _parsed("metadata", _mapping, metadata, faults) or {},
     )
     if not faults:
         return request, None
@@ -1167,6 +1189,12 @@ def _weights(weights: Weights | Mapping[str, float] | str) -> Weights:
         return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{_first_line(error)}; {_RIGHT_WEIGHTS}") from error
+
+
+def _mapping(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(metadata, Mapping):
+        raise ValueError(f"must be a mapping such as {{'plan': 'vip'}}, not {type(metadata).__name__}")  # noqa: TRY004
+    return dict(metadata)
 
 
 def _names(names: Collection[str]) -> frozenset[str]:
