@@ -15,6 +15,7 @@ from semroute.errors import (
     ArtifactError,
     ArtifactMismatch,
     ArtifactMissing,
+    ArtifactNotWritten,
     ConfigError,
     EncoderError,
 )
@@ -61,6 +62,7 @@ def build_index(
 
     routes, folder = Path(routes), Path(folder)
     config = load_config(routes)
+    _refuse_sources(folder)
     previous, discarded = _previous(folder)
     if previous is not None and encoder is None and _is_built_from(config, folder, previous):
         fresh = replace(previous, config=config)  # equal but for floors, and knows file and line of each text
@@ -78,6 +80,16 @@ def build_index(
     )
     stored = route_index.save(report.index, folder)
     return Built(stored, report.embedded, report.reused, discarded)
+
+
+def _refuse_sources(folder: Path) -> None:
+    """Raise ArtifactNotWritten where people write: what belongs to an index could not be told from theirs."""
+    written = sorted(path.name for path in (*folder.glob("*.yaml"), *folder.glob("*.yml")))
+    if written:
+        raise ArtifactNotWritten(
+            f"{folder}: holds YAML ({written[0]}), and an index takes a folder of its own. "
+            "Name another with --index, such as --index index."
+        )
 
 
 def check_index(routes: Path, folder: Path) -> list[str]:

@@ -83,7 +83,7 @@ def graded_rows(router: Router, rows: Sequence[GradedPrompt], source: str) -> Gr
     A row without `route` is routed. Raises ConfigError without rows, or EncoderError.
     """
     if not rows:
-        raise ConfigError((Problem(source, 0, 0, "holds no graded prompt; write one a line."),))
+        raise ConfigError((Problem(source, 1, 1, "holds no graded prompt; write one a line."),))
     of_text: dict[bytes, list[GradedPrompt]] = defaultdict(list)
     for row in rows:
         of_text[_key(row.prompt)].append(row)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from semroute.artifact import build_command
 from semroute.errors import ArtifactMissing, ConfigError, SemrouteError
+from semroute.text import counted
 
 if TYPE_CHECKING:
     from semroute.router import Router
@@ -97,7 +98,7 @@ def _routes(routes: Path) -> tuple[Status, str]:
         {card.api_key_env for card in config.settings.models.values() if card.api_key_env}
         - {name for name in os.environ if os.environ[name]}
     )
-    said = f"{routes}: {len(config.routes)} routes, {len(config.warnings)} warnings"
+    said = f"{routes}: {counted(len(config.routes), 'route')}, {counted(len(config.warnings), 'warning')}"
     if unset:
         return "note", f"{said}; not set here: {', '.join(unset)} (needed to call models, not to route)"
     return "ok", said
@@ -133,8 +134,8 @@ def _serving(index: Path) -> Iterator[Finding]:
     yield Finding(
         "index",
         "ok",
-        f"{counts.utterances} utterances of {counts.routes} routes, {manifest.vectors.kind}, "
-        f"encoder {manifest.encoder.name}, loaded in {seconds:.2f} s",
+        f"{counted(counts.utterances, 'utterance')} of {counted(counts.routes, 'route')}, "
+        f"{manifest.vectors.kind}, encoder {manifest.encoder.name}, loaded in {seconds:.2f} s",
     )
     yield _timed(router)
 

@@ -84,7 +84,7 @@ def edited(data: bytes, changes: Mapping[str, float], file: str) -> bytes:
 def _plain(text: str, file: str) -> Plain:
     document = compose(text, file)
     if document.problems or document.root is None:
-        raise ConfigError(document.problems or (Problem(file, 0, 0, "nothing in it"),))
+        raise ConfigError(document.problems or (Problem(file, 1, 1, "nothing in it"),))
     return plain(document.root)
 
 

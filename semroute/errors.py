@@ -37,7 +37,7 @@ class SemrouteError(Exception):
 class Problem:
     """One thing that is wrong in a configuration, where it stands, and what would be right.
 
-    `line` and `column` count from 1; 0 means the whole file or folder.
+    `line` and `column` count from 1; 0 means the whole file or folder, or one that is not there.
     """
 
     file: str
@@ -45,8 +45,13 @@ class Problem:
     column: int
     message: str
 
+    @property
+    def where(self) -> str:
+        """`file:line:column`, or the file alone where there is no line to name."""
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+        return f"{self.where}: {self.message}"
 
 
 class ConfigError(SemrouteError):

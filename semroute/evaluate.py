@@ -637,7 +637,7 @@ def read_cases(source: str, names: Sequence[str], models: Sequence[str] | None =
     """
     rows, problems = parse_rows(source, read_lines(source), _SHAPE)
     if not rows and not problems:
-        problems.append(Problem(source, 0, 0, f"holds no case; write one a line: {_SHAPE}."))
+        problems.append(Problem(source, 1, 1, f"holds no case; write one a line: {_SHAPE}."))
     known = _Known(names, frozenset(names), models)
     for row in rows:
         problems += [Problem(source, row.line, *fault) for fault in _faults(row, known)]

@@ -15,7 +15,7 @@ from semroute.assess import Assessment
 from semroute.compare import Changed, Comparison
 from semroute.evaluate import Case, CaseResult, Evaluation, Wrong
 from semroute.floors import CEILING, Floor
-from semroute.text import Prompt, PromptError, routed_text
+from semroute.text import Prompt, PromptError, counted, routed_text
 
 _LONGEST = 200  # characters of a prompt that are shown
 _ROWS = 100  # of a table in a summary, which GitHub takes up to 1 MiB of
@@ -39,7 +39,9 @@ def workflow_commands(found: Assessment) -> Iterator[str]:
     wrong = [*found.evaluation.wrong, *found.evaluation.wrong_models]
     for one in sorted(wrong, key=lambda wrong: -wrong.confidence):
         level = "error" if found.missed or id(one.case) in worse else "warning"
-        yield _command(level, _location(one.case.file, one.case.line), _sentence(one))
+        case = one.case
+        where = "" if _is_file(case.file, case.line) or not case.line else f"{_where(case)}: "
+        yield _command(level, _location(case.file, case.line), f"{where}{_sentence(one)}")
 
 
 def _worse(comparison: Comparison | None) -> set[int]:
@@ -49,13 +51,25 @@ def _worse(comparison: Comparison | None) -> set[int]:
 
 
 def _location(file: str, line: int) -> dict[str, str]:
-    place = {"file": file, "line": str(line)} if line and file not in ("", "-") else {}
+    place = {"file": file, "line": str(line)} if _is_file(file, line) else {}
     return {**place, "title": "semroute eval"}
+
+
+def _is_file(file: str, line: int) -> bool:
+    """Whether a case stands in a file; not one of a heldout list whose YAML is not known, see `Case`."""
+    return bool(line) and file not in ("", "-") and not file.endswith(".heldout")
 
 
 def _sentence(one: Wrong) -> str:
     got = f"{one.found or 'default'} ({one.model}; {one.reason}, confidence {one.confidence:.2f})"
     return f"expected {_wanted(one.case)}, got {got}: {_prompt(one.case.prompt)}"
+
+
+def _where(case: Case) -> str:
+    """Where a case stands: `file:line`, or which of a heldout list it is."""
+    if case.file.endswith(".heldout"):
+        return f"{case.file}[{case.line}]"
+    return f"{case.file}:{case.line}"
 
 
 def _wanted(case: Case) -> str:
@@ -113,7 +127,7 @@ def _verdict(found: Assessment) -> str:
     if not found.floors:
         return "No floor is set."
     if not found.missed:
-        return f"All {len(found.floors)} floors hold."
+        return "The floor holds." if len(found.floors) == 1 else f"All {len(found.floors)} floors hold."
     return "Floors that do not hold: " + ", ".join(_cell(floor.name) for floor in found.missed) + "."
 
 
@@ -180,8 +194,9 @@ def _changes(comparison: Comparison | None) -> Iterator[str]:
         return
     same = len(comparison.changed) - comparison.better - comparison.worse
     yield (
-        f"{len(comparison.changed)} prompts: {comparison.better} better, {comparison.worse} worse, {same} "
-        f"neither (McNemar's exact test, p = {comparison.p_value:.3g})."
+        f"{counted(len(comparison.changed), 'prompt')}: "
+        f"{comparison.better} better, {comparison.worse} worse, "
+        f"{same} neither (McNemar's exact test, p = {comparison.p_value:.3g})."
     )
     yield ""
     yield "| | prompt | expected | before | now |"
@@ -222,7 +237,7 @@ def _wrong_table(evaluation: Evaluation) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for one in wrong[:_ROWS]:
         case, got = one.case, f"{one.found or 'default'} → {one.model}"
-        cells = (f"{case.file}:{case.line}", _prompt(case.prompt), _wanted(case), got)
+        cells = (_where(case), _prompt(case.prompt), _wanted(case), got)
         yield _table_row([*map(_cell, cells), f"{one.confidence:.2f}"])
     yield from _rest(len(wrong))
     yield ""
@@ -304,14 +319,14 @@ def _floor_element(suite: Xml.Element, floor: Floor) -> None:
 
 def _case_element(suite: Xml.Element, result: CaseResult, wrong: Wrong | None) -> None:
     case = result.case
-    where = f"{case.file}:{case.line}"
+    where = _where(case)
+    place = {"file": _legal(case.file), "line": str(case.line)} if _is_file(case.file, case.line) else {}
     one = Xml.SubElement(
         suite,
         "testcase",
         classname=_legal(f"semroute.{case.route or ('model' if case.any_route else 'default')}"),
         name=_legal(f"{where} {_prompt(case.prompt)}"),
-        file=_legal(case.file),
-        line=str(case.line),
+        attrib=place,
     )
     if wrong is not None:
         failure = Xml.SubElement(one, "failure", message=_legal(_sentence(wrong)), type="route")

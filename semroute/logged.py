@@ -45,7 +45,7 @@ def read_logged(source: str, models: Collection[str]) -> list[LoggedRow]:
     """The decisions of a file of JSON Lines ("-" is stdin). Raises ConfigError with every problem."""
     rows, problems = parse_rows(source, read_lines(source), _SHAPE)
     if not rows and not problems:
-        problems.append(Problem(source, 0, 0, f"holds no decision; a row is {_SHAPE}."))
+        problems.append(Problem(source, 1, 1, f"holds no decision; a row is {_SHAPE}."))
     for row in rows:
         problems += [Problem(source, row.line, row.column(key), said) for key, said in _faults(row, models)]
     raise_any(problems)

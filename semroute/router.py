@@ -48,9 +48,9 @@ from semroute.escalations.memory import Memory, encoder_name
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
 from semroute.telemetry import CLOSE_S, Decided, Event, Feed, Judged, Listener, Served
-from semroute.text import Prompt, PromptError, estimated_tokens, is_blank, routed_text, storable
+from semroute.text import Prompt, PromptError, counted, estimated_tokens, is_blank, routed_text, storable
 from semroute.ulid import new_ulid
-from semroute.vote import NO_VOTE, Judge, Limits, head_view
+from semroute.vote import NO_VOTE, Asked, Judge, Limits, head_view
 from semroute.wording import PARTS, Reader
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ _QUIET_S = 60.0  # between two lines about the same failure
 _LONGEST_TEXT = 100_000  # characters; more than any encoder reads
 _REMEMBERED = 10_000  # decisions about which feedback can be given
 _BATCH = 512  # prompts encoded at once
+_LONGEST_NAME = 80  # characters of a name in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,8 @@ class Router:
 
     def __repr__(self) -> str:
         counts = self.index.manifest.counts
-        return f"<Router: {counts.routes} routes, {counts.utterances} utterances, {self._folder}>"
+        routes, utterances = counted(counts.routes, "route"), counted(counts.utterances, "utterance")
+        return f"<Router: {routes}, {utterances}, {self._folder}>"
 
     @property
     def index(self) -> RouteIndex:
@@ -733,6 +735,8 @@ class _Snapshot:
         plan = plan or self._plan(preferred, request)
         if verdict.seen is not None:
             plan = self._with_evidence(plan, verdict.seen, verdict.route, request)
+        if request is not _PLAIN:
+            detail = f"{detail}{self._unknown_names(request.need)}".lstrip()
         if plan.outcomes and plan.shadow is None:
             reason, detail = "escalation", f"{plan.moved} {detail}".rstrip()
         elif plan.moved:
@@ -755,6 +759,24 @@ class _Snapshot:
             rule=verdict.rule,
             index=self.index.fingerprint,
             elapsed_ms=(time.perf_counter() - started) * 1_000.0,
+        )
+
+    def _unknown_names(self, need: Need) -> str:
+        """Sentences about names in the call that nothing here has, such as a misspelt one."""
+        if not (need.exclude or need.capabilities or need.models):
+            return ""
+        models = self._settings.models
+        declared = {name for card in models.values() for name in card.capabilities or ()}
+        unknown = {
+            "`exclude` names {}, which is no model here": need.exclude - models.keys(),
+            "`models` names {}, which is no model here": set(need.models) - models.keys(),
+            "`needs` names {}, which no model declares": need.capabilities - declared,
+        }
+        # A name is whatever a caller hands in; of a long one the start tells.
+        return "".join(
+            f" {said.format(repr(name[:_LONGEST_NAME]))}."
+            for said, names in unknown.items()
+            for name in sorted(name for name in names if isinstance(name, str))
         )
 
     def _without_vote(self, prompt: Prompt, request: _Request) -> _Verdict | _Waiting:
@@ -829,25 +851,22 @@ class _Snapshot:
             raise EncodingFailed(f"the encoder gave {len(found)} vectors for {len(texts)} texts")
         words = None if self._words is None else self._words.encode(texts, kind="query")
         of_text = [(own, len(group)) for group, own in zip(readings, written, strict=True) for _ in group]
-        seen = zip(found, vectors, head_view(vectors, words), of_text, strict=True)
-        votes = [
-            None if nearest is None else self._vote(nearest, vector, view, only, own, chances)
-            for nearest, vector, view, (own, chances) in seen
-        ]
+        views = head_view(vectors, words)
+        asked = {
+            place: self._asked(nearest, vectors[place], views[place], *of_text[place])
+            for place, nearest in enumerate(found)
+            if nearest is not None
+        }
+        cast = dict(zip(asked, self._judge.votes(list(asked.values()), only), strict=True))
+        votes = [cast.get(place) for place in range(len(texts))]
         return votes, vectors
 
-    def _vote(
-        self,
-        nearest: Found,
-        vector: Vectors,
-        view: Vectors,
-        only: frozenset[int] | None,
-        written: tuple[int, ...],
-        chances: int,
-    ) -> Vote:
+    def _asked(
+        self, nearest: Found, vector: Vectors, view: Vectors, written: tuple[int, ...], chances: int
+    ) -> Asked:
         routes = [self._routes[row] for row in nearest.rows]
         texts = [self._texts[row] for row in nearest.rows]
-        return self._judge.vote(nearest.similarities, routes, texts, vector, only, view, written, chances)
+        return Asked(nearest.similarities, routes, texts, vector, view, written, chances)
 
     def _judged(self, voted: _Voted, rule: str | None) -> _Verdict:
         found = voted.vote
@@ -1169,7 +1188,7 @@ def _request(
         need,
         _parsed("weights", _weights, weights, faults),
         step,
-        _parsed("metadata", dict, metadata, faults) or {},
+        _parsed("metadata", _mapping, metadata, faults) or {},
     )
     if not faults:
         return request, None
@@ -1194,6 +1213,12 @@ def _weights(weights: Weights | Mapping[str, float] | str) -> Weights:
         return weights if isinstance(weights, Weights) else Weights.model_validate(dict(weights))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{_first_line(error)}; {_RIGHT_WEIGHTS}") from error
+
+
+def _mapping(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(metadata, Mapping):
+        raise ValueError(f"must be a mapping such as {{'plan': 'vip'}}, not {type(metadata).__name__}")  # noqa: TRY004
+    return dict(metadata)
 
 
 def _names(names: Collection[str]) -> frozenset[str]:

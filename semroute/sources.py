@@ -211,7 +211,7 @@ def _routes_of(document: Document, problems: list[Problem]) -> Iterator[Source]:
     root = document.root
     if root is None:
         if document.complete:
-            problems.append(Problem(document.file, 0, 0, "nothing in it; write a route or delete the file"))
+            problems.append(Problem(document.file, 1, 1, "nothing in it; write a route or delete the file"))
         else:
             yield _unknown_source(document.file)
         return

@@ -67,6 +67,11 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
+def counted(number: int, what: str) -> str:
+    """`number` of `what`, which takes an s where there is not one: "1 route", "2,000 routes"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def is_blank(text: str) -> bool:
     """Whether `text` shows nothing: white space, control and formatting characters only."""
     return all(unicodedata.category(character)[0] in "ZC" for character in text)

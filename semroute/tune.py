@@ -25,6 +25,7 @@ from semroute.crossfit import ANSWER_TOKENS, Crossfitted, candidates_of, price_p
 from semroute.errors import ConfigError, Problem
 from semroute.jsonl import raise_any
 from semroute.sweep import LEVEL, Figure, Figures, Goal, Pick, Ratio, Sweep, folds_of, measured, pick
+from semroute.text import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -438,7 +439,7 @@ def tune_log(router: Router, rows: Sequence[Logged], *, setting: str | None = No
         raise ConfigError((Problem(_LOG, 0, 0, message),))
     choices, estimated = _logged_choices(config, scored)
     notes = (
-        [f"{len(rows) - len(scored):,} decisions without an outcome are left out"]
+        [f"left out for want of an outcome: {counted(len(rows) - len(scored), 'decision')}"]
         if len(rows) > len(scored)
         else []
     )
@@ -573,7 +574,7 @@ def _tuned(
     if not gains:
         notes.append("the settings as they are do no worse than what is promised: there is nothing to gain")
     if len(folds) < _FEW:
-        notes.append(f"only {len(folds)} prompts: the intervals are wide, and more prompts would narrow them")
+        notes.append(f"only {counted(len(folds), 'prompt')}: the intervals are wide; more would narrow them")
     return Tuning(
         setting,
         goal,

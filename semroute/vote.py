@@ -4,14 +4,15 @@
     vector -> head ------------------+-> probability of each route -> limits -> Verdict
     how near it all is -> evidence --+
 
-Scores first, decision second: `Judge.vote` never looks at a limit and `judge` never reorders routes.
+Scores first, decision second: `Judge.votes` never looks at a limit and `judge` never reorders routes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -181,9 +182,29 @@ def rank(
         weights[route] = weights.get(route, 0.0) + math.exp((ranked[0][0] - negative) / TEMPERATURE)
     total = sum(weights.values())
     return _Ranked(
-        tuple([Neighbor(names[route], text, -negative) for negative, route, text in ranked]),
+        tuple(map(Neighbor._make, [(names[route], text, -negative) for negative, route, text in ranked])),
         {route: weight / total for route, weight in weights.items()},
     )
+
+
+class Asked(NamedTuple):
+    """A prompt to vote on.
+
+    similarities, routes, utterances: of its neighbours, see `rank`. vector: (dim,) float32, its own.
+    view: (width,) float32, its row of `head_view`.
+    written: the routes that have the prompt, word for word, as an utterance: one of them is right, and which
+        of several nobody knows.
+    chances: how many parts of a text are judged, of which the surest decides. As many chances to look like a
+        route by accident divide the odds of belonging to one.
+    """
+
+    similarities: Sequence[float]
+    routes: Sequence[int]
+    utterances: Sequence[str]
+    vector: Vectors
+    view: Vectors
+    written: Collection[int] = ()
+    chances: int = 1
 
 
 class Judge:
@@ -212,57 +233,89 @@ class Judge:
         written: Collection[int] = (),
         chances: int = 1,
     ) -> Vote:
-        """The vote on one prompt.
+        """The vote on one prompt; `only` as for `votes`, the others as in `Asked`."""
+        asked = Asked(
+            similarities, routes, utterances, vector, vector if view is None else view, written, chances
+        )
+        return self.votes([asked], only)[0]
 
-        similarities, routes, utterances: of its neighbours, see `rank`; vector: (dim,) float32, its own.
+    def votes(self, asked: Sequence[Asked], only: Collection[int] | None = None) -> list[Vote]:
+        """The votes on prompts, each the one that it would get alone.
+
         only: the routes that may win; None means all.
-        view: (width,) float32, its row of `head_view`; None where that is the vector.
-        written: the routes that have the prompt, word for word, as an utterance: one of them is right, and
-            which of several nobody knows.
-        chances: how many parts of a text are judged, of which the surest decides. As many chances to look
-            like a route by accident divide the odds of belonging to one.
 
         Equal probabilities are ordered by the route's place in the config, so that the winner of a tie is
         the route declared first.
         """
-        if not similarities:
-            return NO_VOTE
-        neighbors, shares = rank(similarities, routes, utterances, self._names)
-        seen = vector if view is None else view
-        scores = self._bias.copy() if self._weights is None else self._weights @ seen + self._bias
+        near = [one for one in asked if one.similarities]
+        votes = iter(self._votes(near, only) if near else ())
+        return [next(votes) if one.similarities else NO_VOTE for one in asked]
+
+    def _votes(self, asked: Sequence[Asked], only: Collection[int] | None) -> Iterator[Vote]:
+        """The votes on prompts that have neighbours: arrays have a row for each."""
+        ranked = [rank(one.similarities, one.routes, one.utterances, self._names) for one in asked]
+        scores = self._head_scores(asked)
         if only is not None:
-            forbidden = np.ones(len(scores), bool)
+            forbidden = np.ones(scores.shape[1], bool)
             forbidden[list(only)] = False
-            scores[forbidden] = -np.inf
-        likeliest = max(shares, key=shares.__getitem__) if self._weights is None else int(scores.argmax())
-        belongs = self._belongs(neighbors, likeliest, vector, float(scores[likeliest]))
-        scale, floor = self._fitted.vote_scale, self._floor
-        scores[list(shares)] += [scale * (math.log(share + SHARE_FLOOR) - floor) for share in shares.values()]
-        belongs /= belongs + chances * (1.0 - belongs)
-        if written:
-            scores[list(written)] = scores.max() + _SURE
-            belongs = max(belongs, 1.0 / (1.0 + math.exp(-_SURE)))
-        listed = _likeliest(scores)
-        found = {self._names[route]: round(belongs * -negative, 6) for negative, route in listed}
-        best, second = [*found.values(), 0.0][:2]
-        return Vote(found, neighbors, neighbors[0].similarity, best - second, best)
+            scores[:, forbidden] = -np.inf
+        belongs = self._belongs(asked, ranked, scores)
+        # One entry for each route that a prompt has a neighbour of.
+        rows = np.repeat(np.arange(len(asked)), [len(one.shares) for one in ranked])
+        columns = list(chain.from_iterable(one.shares for one in ranked))
+        shares = np.array(list(chain.from_iterable(one.shares.values() for one in ranked)))
+        scores[rows, columns] += self._fitted.vote_scale * (np.log(shares + SHARE_FLOOR) - self._floor)
+        for row, question in enumerate(asked):
+            if question.written:
+                scores[row, list(question.written)] = scores[row].max() + _SURE
+                belongs[row] = max(belongs[row], 1.0 / (1.0 + math.exp(-_SURE)))
+        for one, listed, chance in zip(ranked, _likeliest(scores), belongs, strict=True):
+            found = {self._names[route]: round(chance * -negative, 6) for negative, route in listed}
+            best, second = [*found.values(), 0.0][:2]
+            yield Vote(found, one.neighbors, one.neighbors[0].similarity, best - second, best)
 
-    def _belongs(self, neighbors: Sequence[Neighbor], likeliest: int, vector: Vectors, logit: float) -> float:
-        near = neighbors[:NEAREST]
-        nearness = sum([neighbor.similarity for neighbor in near]) / len(near)
-        centrality = float(self._fitted.centroids[likeliest] @ vector)
-        logit = logit if math.isfinite(logit) else 0.0
-        return float(self._fitted.evidence.probability(nearness, centrality, logit))
+    def _head_scores(self, asked: Sequence[Asked]) -> Vectors:
+        """The logits of the head, (n, routes) float32; zero without one."""
+        scores = np.zeros((len(asked), len(self._names)), np.float32)
+        if self._weights is not None:
+            # A product of matrices would round a row otherwise than the product of that row alone.
+            for row, one in enumerate(asked):
+                np.dot(self._weights, one.view, out=scores[row])
+        scores += self._bias
+        return scores
+
+    def _belongs(self, asked: Sequence[Asked], ranked: Sequence[_Ranked], scores: Vectors) -> list[float]:
+        """How likely each prompt belongs to any route."""
+        if self._weights is None:
+            likeliest = [max(one.shares, key=one.shares.__getitem__) for one in ranked]
+        else:
+            likeliest = scores.argmax(1).tolist()
+        near = [one.neighbors[:NEAREST] for one in ranked]
+        nearness = [sum([neighbor.similarity for neighbor in five]) / len(five) for five in near]
+        middles = self._fitted.centroids[likeliest]
+        centrality = [float(middle @ one.vector) for middle, one in zip(middles, asked, strict=True)]
+        logit = scores[np.arange(len(asked)), likeliest].astype(np.float64)
+        logit[~np.isfinite(logit)] = 0.0
+        belongs = self._fitted.evidence.probability(np.array(nearness), np.array(centrality), logit)
+        chances = np.array([one.chances for one in asked])
+        divided: list[float] = (belongs / (belongs + chances * (1.0 - belongs))).tolist()
+        return divided
 
 
-def _likeliest(scores: Vectors) -> list[tuple[float, int]]:
-    """The likeliest routes as (minus probability, route), best first, if one of them is right."""
-    chances = np.exp(scores - scores.max())
-    chances = np.round(chances / chances.sum(), 6)
-    least = 0.0 if len(chances) <= _LISTED else max(0.0, float(np.partition(chances, -_LISTED)[-_LISTED]))
-    routes = np.flatnonzero((chances >= least) & (chances > 0.0))
-    pairs = zip((-chances[routes]).tolist(), routes.tolist(), strict=True)
-    return sorted(pairs)[:_LISTED]
+def _likeliest(scores: Vectors) -> Iterator[list[tuple[float, int]]]:
+    """Of each row the likeliest routes as (minus probability, route), best first, if one of them is right."""
+    chances = np.exp(scores - scores.max(1, keepdims=True))
+    chances = np.round(chances / chances.sum(1, keepdims=True), 6)
+    shown = chances > 0.0
+    if chances.shape[1] > _LISTED:
+        shown &= chances >= np.partition(chances, -_LISTED, axis=1)[:, -_LISTED, None]
+    routes = np.nonzero(shown)[1].tolist()
+    negatives = (-chances[shown]).tolist()
+    start = 0
+    for count in shown.sum(1).tolist():
+        end = start + count
+        yield sorted(zip(negatives[start:end], routes[start:end], strict=True))[:_LISTED]
+        start = end
 
 
 def _gap(value: float) -> str:

@@ -67,9 +67,16 @@ def test_init_writes_over_nothing(semroute, tmp_path):
     (tmp_path / "routes" / "coding.yaml").write_text("mine")
     done = semroute("init")
     assert done.returncode == 2
-    assert "routes/coding.yaml:0:0: exists" in done.stderr
+    assert "routes/coding.yaml: exists" in done.stderr
     assert [path.name for path in (tmp_path / "routes").iterdir()] == ["coding.yaml"]
     assert (tmp_path / "routes" / "coding.yaml").read_text() == "mine"
+
+
+def test_an_index_is_not_built_into_a_folder_of_routes(semroute, project):
+    before = sorted(path.name for path in (project / "routes").iterdir())
+    done = semroute("build", "--index", "routes")
+    assert done.returncode == 2 and "takes a folder of its own" in done.stderr
+    assert sorted(path.name for path in (project / "routes").iterdir()) == before
 
 
 # validate ------------------------------------------------------------------------------------------------------
@@ -397,10 +404,10 @@ def test_eval_says_where_a_heldout_prompt_stands(semroute, write_project, projec
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "cases.jsonl:0:0: holds no case"),
-        (b"\n \r\n", "cases.jsonl:0:0: holds no case"),
+        (b"", "cases.jsonl:1:1: holds no case"),
+        (b"\n \r\n", "cases.jsonl:1:1: holds no case"),
         (b'{"prompt": "a", "route": null}\n{"prompt": "\xc3\xa9\xff"}', "cases.jsonl:2:14: not UTF-8"),
-        (None, "cases.jsonl:0:0: cannot be read"),
+        (None, "cases.jsonl: cannot be read"),
     ],
     ids=["empty", "blank", "latin", "missing"],
 )
@@ -501,7 +508,9 @@ def test_eval_against_another_index(semroute, write_project, project):
     found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--baseline", "old", "--json").stdout)
     assert [row["verdict"] for row in found["baseline"]["cases"]] == ["better", "worse"]
     assert found["baseline"]["p_value"] == 1.0
-    assert semroute("eval", "--baseline", "nowhere").returncode == 2
+    done = semroute("eval", "--baseline", "nowhere")
+    assert done.returncode == 2
+    assert "holds the index as it was" in done.stderr and "semroute build --" not in done.stderr
 
 
 def test_eval_in_the_formats_of_others(semroute, project):

@@ -299,7 +299,7 @@ class TestC5:
             ),
             pytest.param("just words\n", "1:1: must be a mapping (`key: value`), not text", id="text"),
             pytest.param(
-                "# later\n", "0:0: nothing in it; write a route or delete the file", id="comments only"
+                "# later\n", "1:1: nothing in it; write a route or delete the file", id="comments only"
             ),
         ],
     )
@@ -595,8 +595,7 @@ class TestFiles:
         with pytest.raises(ConfigError) as caught:
             load_config(tmp_path / "none")
         assert (
-            str(caught.value)
-            == f"{tmp_path}/none:0:0: no such folder; `semroute init` writes one to start from"
+            str(caught.value) == f"{tmp_path}/none: no such folder; `semroute init` writes one to start from"
         )
 
     def test_a_file_for_a_folder(self, tmp_path: Path) -> None:
@@ -609,15 +608,13 @@ class TestFiles:
         with pytest.raises(ConfigError) as caught:
             load_config(tmp_path)
         missing = "missing; it names the default model, and `semroute init` writes one"
-        assert str(caught.value) == f"{tmp_path}/semroute.yaml:0:0: {missing}"
+        assert str(caught.value) == f"{tmp_path}/semroute.yaml: {missing}"
 
     def test_two_files_of_settings(self, tmp_path: Path) -> None:
         for name in ("semroute.yaml", "semroute.yml"):
             (tmp_path / name).write_text(GOOD_SETTINGS)
         (tmp_path / "a.yaml").write_text(GOOD_ROUTE)
-        with pytest.raises(
-            ConfigError, match=r"semroute.yml:0:0: the settings stand in .*semroute.yaml already"
-        ):
+        with pytest.raises(ConfigError, match=r"semroute.yml: the settings stand in .*semroute.yaml already"):
             load_config(tmp_path)
 
     def test_yaml_in_a_sub_folder_is_not_silently_left_out(self, tmp_path: Path) -> None:
@@ -628,7 +625,7 @@ class TestFiles:
         with pytest.raises(ConfigError) as caught:
             load_config(tmp_path)
         assert str(caught.value) == (
-            f"{tmp_path}/more:0:0: holds YAML files, and sub-folders are not read; move the files up or elsewhere"
+            f"{tmp_path}/more: holds YAML files, and sub-folders are not read; move the files up or elsewhere"
         )
 
     def test_what_cannot_be_read_is_named_beside_the_rest(self, tmp_path: Path) -> None:
@@ -639,9 +636,9 @@ class TestFiles:
         with pytest.raises(ConfigError) as caught:
             load_config(tmp_path)
         assert [str(problem).removeprefix(f"{tmp_path}/") for problem in caught.value.problems] == [
-            "gone.yaml:0:0: cannot be read: No such file or directory",
-            "loop.yaml:0:0: cannot be read: Too many levels of symbolic links",
-            "pipe.yaml:0:0: not a regular file",
+            "gone.yaml: cannot be read: No such file or directory",
+            "loop.yaml: cannot be read: Too many levels of symbolic links",
+            "pipe.yaml: not a regular file",
             "semroute.yaml:1:1: `default` is missing: What serves a prompt that no route wins.",
         ]
 

@@ -64,6 +64,18 @@ def test_a_case_without_a_file_has_no_place():
     assert "file=" not in next(workflow_commands(assessed(Case("x", "a", "-", 3))))
 
 
+def test_a_heldout_prompt_whose_yaml_is_not_known_is_in_no_file():
+    found = assessed(Case("x", "a", "billing.heldout", 3))
+    line = next(workflow_commands(found))
+    assert "file=" not in line and "billing.heldout[3]: expected a" in line
+    case = ElementTree.fromstring(junit(found)).find("testsuite/testcase")
+    assert case.get("file") is None and case.get("name").startswith("billing.heldout[3] ")
+    assert (
+        ElementTree.fromstring(junit(assessed(Case("x", "a", "f", 3)))).find("testsuite/testcase").get("file")
+        == "f"
+    )
+
+
 def test_the_summary_shows_measures_floors_and_what_changed():
     cases = [Case("where is it", "a", "f", 1, tags=("smoke",)), Case("there", None, "f", 2)]
     text = job_summary(assessed(*cases, before=decision("a"), floors=[MISSED]))

@@ -324,6 +324,30 @@ def test_what_the_routing_costs_lies_between_the_models_it_chooses(router):
     assert found.routed.estimated == 0.0
 
 
+def test_the_routing_is_held_against_random_length_and_an_oracle(write_project, tmp_path):
+    shadow = {"escalations": {"store": "sqlite:outcomes.db", "mode": "shadow", "min_support": 0.5}}
+    router = router_of(write_project, tmp_path, settings=shadow)
+    cases = heldout_cases(router.index.config)
+    graded = [
+        GradedPrompt(n, case.prompt, {"small": float(n % 2), "big": 0.9}, None, None)
+        for n, case in enumerate(cases)
+    ]
+    router.import_outcomes(graded)
+    found = gather(router, cases).costs
+    small, big = found.models
+    assert found.random.usd == pytest.approx((small.usd + big.usd) / 2)
+    assert found.random.quality == pytest.approx((small.quality + big.quality) / 2)
+    share = len(cases) // 2 / len(cases)
+    assert found.length.usd == pytest.approx(share * big.usd + (1 - share) * small.usd)
+    everyone = (small, big, found.random, found.length, found.routed, found.moved)
+    assert found.oracle.quality >= max(one.quality for one in everyone) - 1e-9
+    assert small.usd <= found.oracle.usd <= big.usd
+    page = render(gather(router, cases))
+    for told in ("random: every model as often", "length: the longer half", "oracle: the best expected"):
+        assert told in page
+    router.memory.close()
+
+
 def test_in_shadow_mode_the_report_compares_with_what_outcomes_would_have_done(write_project, tmp_path):
     shadow = {"escalations": {"store": "sqlite:outcomes.db", "mode": "shadow", "min_support": 0.5}}
     router = router_of(write_project, tmp_path, settings=shadow)

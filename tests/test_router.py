@@ -360,6 +360,27 @@ def test_a_bad_argument_does_not_undo_the_others(router_of):
     assert "weights" in decision.detail
 
 
+def test_metadata_that_is_no_mapping_is_named_with_what_would_be_right(router_of):
+    detail = router_of().route("where is my refund", metadata="vip").detail
+    assert "bad metadata (must be a mapping such as {'plan': 'vip'}, not str)" in detail
+
+
+def test_a_name_in_a_call_that_nothing_has_is_said_and_changes_nothing_else(router_of):
+    router = router_of()
+    plain = router.route("where is my refund")
+    told = router.route("where is my refund", exclude={"bgi"}, models=["small", "smal"])
+    assert (told.route, told.model, told.reason) == (plain.route, plain.model, plain.reason)
+    assert (
+        told.detail
+        == f"{plain.detail} `exclude` names 'bgi', which is no model here. `models` names 'smal', which is no model here."
+    )
+    assert (
+        "`needs` names 'telepathy', which no model declares."
+        in router.route("hi", needs={"telepathy"}).detail
+    )
+    assert "names" not in router.route("where is my refund", exclude={"big"}, needs={"json"}).detail
+
+
 # Models ------------------------------------------------------------------------------------------------------------
 
 

@@ -713,7 +713,7 @@ def test_every_wrong_line_is_named_at_once(models, router, semroute, tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     for option in ("--outcomes", "--log"):
         done = semroute("tune", option, "empty.jsonl")
-        assert done.returncode == 2 and "empty.jsonl:0:0: holds no" in done.stderr
+        assert done.returncode == 2 and "empty.jsonl:1:1: holds no" in done.stderr
     router()
     (tmp_path / "c.jsonl").write_text('{"prompt": "a", "route": "biling"}\n{"prompt": 1}\n')
     done = semroute("tune", "--cases", "c.jsonl")

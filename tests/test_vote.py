@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semroute.vote import NO_VOTE, TEMPERATURE, Evidence, Fitted, Head, Judge, LeftOut, Limits, judge, rank
+from semroute.vote import (
+    NO_VOTE,
+    TEMPERATURE,
+    Asked,
+    Evidence,
+    Fitted,
+    Head,
+    Judge,
+    LeftOut,
+    Limits,
+    judge,
+    rank,
+)
 
 NAMES = ("alpha", "beta", "gamma")
 MANY = tuple(f"route {n}" for n in range(15))
@@ -372,3 +384,31 @@ def test_the_more_parts_of_a_text_are_judged_the_less_sure_each_is(pairs, eviden
     )
     assert three.confidence <= one.confidence + ROUNDING
     assert one.best is None or three.best is None or three.best == one.best
+
+
+@pytest.mark.parametrize("count", [3, 9, 40, 151])
+@pytest.mark.parametrize("has_head", [True, False])
+def test_prompts_voted_on_together_get_to_the_last_digit_the_votes_they_get_alone(count, has_head):
+    names, rng = tuple(f"route {n}" for n in range(count)), np.random.default_rng(count)
+    head = Head(
+        rng.normal(size=(count, 37)).astype(np.float32) * 3, rng.normal(size=count).astype(np.float32)
+    )
+    evidence = Evidence(0.3, 2.0, 1.0, 0.2)
+    centroids = rng.normal(size=(count, DIM)).astype(np.float32)
+    judging = Judge(fitted(evidence, head if has_head else None, count, centroids), names)
+    asked = []
+    for place in range(101):
+        near = int(rng.integers(0, 21))
+        asked.append(
+            Asked(
+                np.round(np.sort(rng.uniform(-1, 1, near))[::-1], 6).tolist(),
+                rng.integers(0, count, near).tolist(),
+                [f"text {n}" for n in range(near)],
+                random_vector(place),
+                rng.normal(size=37).astype(np.float32),
+                written=(place % count,) if place % 7 == 0 else (),
+                chances=1 + place % 3,
+            )
+        )
+    for only in (None, {0, 2}):
+        assert judging.votes(asked, only) == [judging.votes([one], only)[0] for one in asked]

@@ -21,6 +21,7 @@ from semroute.cli.output import (
     say,
     say_problems,
 )
+from semroute.text import counted
 
 if TYPE_CHECKING:
     from semroute.escalations import Outcome
@@ -93,7 +94,7 @@ def import_outcomes(
 def list_outcomes(
     by: _ByOption = None,
     model: Annotated[str | None, typer.Option("--model", help="Of this model.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the latest.")] = 50,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="At most so many, the latest.")] = 50,
     index: IndexOption = Path("index"),
     as_json: JsonOption = False,
 ) -> None:
@@ -113,7 +114,7 @@ def list_outcomes(
             print_line(
                 "\t".join([outcome.id, said, outcome.route or "-", outcome.by, outcome.why or ""]).rstrip()
             )
-    say(f"{count} outcomes count")
+    say(f"{counted(count, 'outcome')} {'counts' if count == 1 else 'count'}")
 
 
 @escalations.command("export")

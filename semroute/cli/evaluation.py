@@ -30,6 +30,7 @@ from semroute.cli.output import (
 
 if TYPE_CHECKING:
     from semroute.assess import Assessment
+    from semroute.router import Router
 
 _SHOWN_WRONG = 20
 
@@ -76,7 +77,7 @@ def evaluate_index(
 
     router = Router.load(index, log=False)
     say_if_stale(router.index, index)
-    before = None if baseline is None else Router.load(baseline, log=False)
+    before = None if baseline is None else _baseline(baseline)
     where = index.parent / "routes" if routes is None else routes
     labelled = labelled_cases(cases, router, where, before)
     if not labelled:
@@ -107,6 +108,20 @@ def evaluate_index(
             say(f"[red]floor not held:[/] {escape(str(floor))}")
     if found.missed:
         raise typer.Exit(CHECK_FAILED)
+
+
+def _baseline(folder: Path) -> Router:
+    from semroute.errors import ArtifactMissing
+    from semroute.router import Router
+
+    try:
+        return Router.load(folder, log=False)
+    except ArtifactMissing:
+        refuse(
+            f"--baseline {folder}: there is no index here. Name a folder that holds the index as it was, "
+            "such as a copy made before `semroute build`, or that of the main branch: "
+            "git worktree add ../before main, then --baseline ../before/index."
+        )
 
 
 def _print(found: Assessment, output: Format, shown: int | None) -> None:

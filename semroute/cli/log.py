@@ -42,7 +42,9 @@ def register(app: typer.Typer) -> None:
 
 @log.command("tail")
 def tail(
-    count: Annotated[int, typer.Option("-n", "--lines", min=0, help="So many decisions, the latest.")] = 20,
+    count: Annotated[
+        int, typer.Option("-n", "--limit", "--lines", min=0, help="So many decisions, the latest.")
+    ] = 20,
     follow: Annotated[
         bool,
         typer.Option(

@@ -137,14 +137,14 @@ def say_if_stale(index: RouteIndex, folder: Path) -> None:
 def say_problems(problems: Iterable[Problem]) -> None:
     """Every problem with its place, to stderr."""
     for problem in problems:
-        where = escape(f"{problem.file}:{problem.line}:{problem.column}:")
+        where = escape(f"{problem.where}:")
         say(f"[bold]{where}[/] {escape(problem.message)}")
 
 
 def say_warnings(warnings: Iterable[Problem]) -> None:
     """Every warning with its place, to stderr."""
     for warning in warnings:
-        where = escape(f"{warning.file}:{warning.line}:{warning.column}:")
+        where = escape(f"{warning.where}:")
         say(f"[bold]{where}[/] [yellow]warning:[/] {escape(warning.message)}")
 
 

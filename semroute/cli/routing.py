@@ -25,6 +25,7 @@ from semroute.cli.output import (
     say_warnings,
 )
 from semroute.errors import ConfigError, Problem
+from semroute.text import counted
 
 if TYPE_CHECKING:
     from semroute.build import Built
@@ -79,7 +80,7 @@ def validate(
     if as_json:
         print_json({"valid": True, "problems": [], "warnings": plain(config.warnings), **counts})
     else:
-        said = ", ".join(f"{count} {what}" for what, count in counts.items())
+        said = ", ".join(counted(count, what.removesuffix("s")) for what, count in counts.items())
         print_line(f"{routes}: valid ({said})")
 
 
@@ -244,7 +245,7 @@ def _build_summary(built: Built, index: Path) -> dict[str, Any]:
 def _build_sentence(built: Built, index: Path) -> str:
     manifest = built.index.manifest
     counts = (
-        f"{_counted(manifest.counts.utterances, 'utterance')} of {_counted(manifest.counts.routes, 'route')}"
+        f"{counted(manifest.counts.utterances, 'utterance')} of {counted(manifest.counts.routes, 'route')}"
     )
     limits = {name: _limit(built, name) for name in ("max_distance", "min_confidence")}
     if built.unchanged:
@@ -254,10 +255,6 @@ def _build_sentence(built: Built, index: Path) -> str:
         f"encoder {manifest.encoder.name}, "
         + ", ".join(f"{name} {value:.3f}{said}" for name, (value, said) in limits.items())
     )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _limit(built: Built, name: str) -> tuple[float, str]:

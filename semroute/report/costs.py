@@ -44,12 +44,20 @@ class Choice(NamedTuple):
 class Costs(NamedTuple):
     """models: each model for every case, dearest last. baseline: the one that serves by default, if known.
 
+    random, length, oracle: what the routing is held against, of `models`; None with fewer than two.
+        Random: each of them as often. Length: the longer half of the cases to the baseline (where that is the
+        cheapest, or not known, to the model of the best quality), the shorter half to the cheapest. Oracle:
+        to each case the model with the best expected quality, of equals the cheapest: nothing can do better,
+        and no router knows so much.
     routed: as the router decides. moved: as it would decide if outcomes counted (shadow mode only).
     unknown: models that lack a price or a quality and are therefore missing. cases: how many were asked.
     """
 
     models: tuple[Choice, ...]
     baseline: Choice | None
+    random: Choice | None
+    length: Choice | None
+    oracle: Choice | None
     routed: Choice | None
     moved: Choice | None
     unknown: tuple[str, ...]
@@ -107,14 +115,36 @@ def costs(router: Router, judged: Sequence[tuple[Case, Decision]]) -> Costs | No
     known = [one for one in singles.values() if one is not None]
     known.sort(key=lambda one: (one.usd, -one.quality, one.name))
     moved = [decision.shadow or decision.model for _, decision in asked]
+    baseline = singles[router.index.config.settings.default.model_names[0]]
+    several = len(known) > 1
+    lengths = [len(case_text(case)) for case, _ in asked]
+    best = quality[:, [column[one.name] for one in known]]
     return Costs(
         models=tuple(known),
-        baseline=singles[router.index.config.settings.default.model_names[0]],
+        baseline=baseline,
+        random=_mean_choice(known) if several else None,
+        length=choice("length", _by_length(lengths, known, baseline)) if several else None,
+        oracle=choice("oracle", [known[place].name for place in best.argmax(1)]) if several else None,
         routed=choice("routed", [decision.model for _, decision in asked]),
         moved=choice("moved", moved) if any(decision.shadow for _, decision in asked) else None,
         unknown=tuple(name for name, one in singles.items() if one is None),
         cases=len(asked),
     )
+
+
+def _mean_choice(known: Sequence[Choice]) -> Choice:
+    usd, quality, estimated = (float(np.mean(column)) for column in list(zip(*known, strict=True))[1:])
+    return Choice("random", usd, quality, estimated)
+
+
+def _by_length(lengths: Sequence[int], known: Sequence[Choice], baseline: Choice | None) -> list[str]:
+    """The model of each case where the longer half goes to the stronger; `known` from the cheapest up."""
+    cheapest, best = known[0], max(known, key=lambda one: one.quality)
+    strong = best if baseline is None or baseline == cheapest else baseline
+    chosen = [cheapest.name] * len(lengths)
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row])[: len(lengths) // 2]:
+        chosen[row] = strong.name
+    return chosen
 
 
 def moves(router: Router, judged: Sequence[tuple[Case, Decision]]) -> Moves:

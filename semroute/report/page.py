@@ -183,6 +183,9 @@ def _cost_data(found: Costs | None) -> dict[str, Any] | None:
     return {
         "models": [_choice(one) for one in found.models],
         "baseline": found.baseline and found.baseline.name,
+        "random": _choice(found.random),
+        "length": _choice(found.length),
+        "oracle": _choice(found.oracle),
         "routed": _choice(found.routed),
         "moved": _choice(found.moved),
     }

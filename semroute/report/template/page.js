@@ -291,11 +291,13 @@
     const costs = data.costs;
     if (!costs) return;
     const special = [["routed", "as routed"], ["moved", "if outcomes counted"]].filter(([key]) => costs[key]);
-    const qualities = [...costs.models, ...special.map(([key]) => costs[key])].map((one) => one.quality);
+    const compared = ["random", "length", "oracle"].filter((key) => costs[key]);
+    const shown = [...costs.models, ...[...compared, ...special.map(([key]) => key)].map((key) => costs[key])];
+    const qualities = shown.map((one) => one.quality);
     const floor = Math.max(0, Math.floor(Math.min(...qualities) * 10 - 0.5) / 10);
     const ceiling = Math.min(1, Math.ceil(Math.max(...qualities) * 10 + 0.5) / 10);
     const point = (one, told) => ({ value: [one.usd, one.quality], told });
-    const dearestUsd = Math.max(...[...costs.models, ...special.map(([key]) => costs[key])].map((one) => one.usd));
+    const dearestUsd = Math.max(...shown.map((one) => one.usd));
     const beside = (one) => ({ label: { position: one.usd > 0.6 * dearestUsd ? "left" : "right" } });
     const label = (position) => ({ show: true, position, formatter: ({ data: one }) => cut(one.told, 22), color: color("ink"), fontSize: 12, textBorderColor: color("surface"), textBorderWidth: 3 });
     draw("costs-chart", () => {
@@ -309,6 +311,7 @@
         series: [
           { type: "line", silent: true, symbol: "none", animation: false, data: cheapest && baseline && cheapest !== baseline ? [[cheapest.usd, cheapest.quality], [baseline.usd, baseline.quality]] : [], lineStyle: { color: color("ghost"), type: "dashed", width: 1.5 } },
           { type: "scatter", symbolSize: 12, data: costs.models.map((one) => ({ ...point(one, one.name === costs.baseline ? `${one.name} (default)` : one.name), ...beside(one), single: true })), itemStyle: { color: color("surface"), borderColor: color("soft"), borderWidth: 2 }, label: label("right"), labelLayout: { moveOverlap: "shiftY" } },
+          { type: "scatter", symbol: "diamond", symbolSize: 11, data: compared.map((key) => ({ ...point(costs[key], key), ...beside(costs[key]) })), itemStyle: { color: color("soft") }, label: { ...label("right"), color: color("soft") }, labelLayout: { moveOverlap: "shiftY" } },
           { type: "scatter", symbolSize: 17, z: 5, data: special.map(([key, told]) => ({ ...point(costs[key], told), ...beside(costs[key]), itemStyle: { color: key === "routed" ? color("accent") : color("warn"), borderColor: color("surface"), borderWidth: 2 } })), label: { ...label("right"), fontWeight: 650 }, labelLayout: { moveOverlap: "shiftY" } },
         ],
       };
