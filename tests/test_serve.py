@@ -336,6 +336,8 @@ def cascading(*modes, accept=None, to=("say:from above",)):
     [
         ("say:I'm sorry, but I can't help with that.", "refusal", {}),
         ("say:I'm not sure about that.", "hedge", {}),
+        ("say:Leider kann ich dabei nicht helfen.", "refusal", {}),
+        ("say:BEKLAGER, men det går ikke.", "refusal", {}),
         ("say:", "empty", {}),
         ("finish:length:The answer is", "cut", {}),
         ("say:not json", "json", {"response_format": {"type": "json_object"}}),
@@ -347,7 +349,7 @@ def test_an_answer_that_is_not_good_enough_goes_up(router_of, fake, mode, why, m
         mode: {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0},
         "say:from above": {"prompt_usd_per_1m": 2e6, "completion_usd_per_1m": 0},
     }
-    accept = {"min_token_probability": 0.5}
+    accept = {"min_token_probability": 0.5, "refusals": ["beklager, men"]}
     with serving(
         router_of(mode, "say:from above", billing=cascading(mode, accept=accept), cards=cards)
     ) as served:
