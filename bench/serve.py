@@ -1,6 +1,10 @@
 """What `semroute serve` adds to a call: beside no proxy at all and LiteLLM's proxy, in one run, in turns.
 
     python bench/serve.py [--litellm PATH_TO_PYTHON] [--seconds 5] [--rounds 5] [--memory 20000] [--streams 500]
+    python bench/serve.py --soak
+
+--soak: no times, only what must hold for long, with `static`: memory and descriptors over 100,000 requests, and 500
+streams at once for a minute, none lost and none twice.
 
 PATH_TO_PYTHON is that of an environment with litellm[proxy]. The model is bench/fake_model.py on this machine, so that
 what is measured is the proxy, its client and the load, which share the cores.
@@ -41,7 +45,10 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=20_000)
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--stream-seconds", type=float, default=60.0)
+    parser.add_argument("--soak", action="store_true")
     arguments = parser.parse_args()
+    if arguments.soak:
+        arguments.memory = max(arguments.memory, 100_000)
     import uvloop
 
     heading("semroute serve, side by side")
@@ -50,13 +57,13 @@ def main() -> None:
         stack.enter_context(process([sys.executable, str(HERE / "fake_model.py"), str(upstream)], upstream))
         subjects = {"no proxy": (upstream, "fast", None)}
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for encoder in ("static", "minilm"):
+        for encoder in ("static",) if arguments.soak else ("static", "minilm"):
             port, running = stack.enter_context(semroute(scratch / encoder, encoder, upstream))
             subjects[f"semroute, {encoder}"] = (port, "semroute/auto", running)
         if arguments.litellm:
             port, running = stack.enter_context(litellm(arguments.litellm, scratch, upstream))
             subjects["LiteLLM"] = (port, "fast", running)
-        uvloop.run(measure(subjects, arguments))
+        uvloop.run((soak if arguments.soak else measure)(subjects, arguments))
 
 
 async def measure(subjects: dict, arguments: argparse.Namespace) -> None:
@@ -82,9 +89,15 @@ async def measure(subjects: dict, arguments: argparse.Namespace) -> None:
             f"{name:20}{middle * 1e3:>11.2f}{(middle - base) * 1e3:>9.2f}{p95 * 1e3:>9.2f}"
             f"{byte * 1e3:>12.2f}{(byte - base_first) * 1e3:>9.2f}{max(rate[name]):>12.0f}"
         )
+    await soak(subjects, arguments)
+
+
+async def soak(subjects: dict, arguments: argparse.Namespace) -> None:
     for name, (port, model, running) in subjects.items():
         if running is None:
             continue
+        await many(port, model, 2_000, 32)  # pools and caches are full before anything is measured
+        descriptors = psutil.Process(running.pid).num_fds()
         count = arguments.memory if name != "LiteLLM" else min(arguments.memory, 2_000)
         sizes = [memory(running)]
         for _ in range(4):
@@ -92,6 +105,8 @@ async def measure(subjects: dict, arguments: argparse.Namespace) -> None:
             sizes.append(memory(running))
         grown = ", ".join(f"{size:.0f}" for size in sizes)
         print(f"{name}: MB before, and after each quarter of {count:,} requests: {grown}")
+        now = psutil.Process(running.pid).num_fds()
+        print(f"{name}: descriptors before {descriptors}, afterwards {now}", flush=True)
     if arguments.streams:
         for name in [name for name in subjects if name != "LiteLLM"]:
             await streams(name, subjects[name][0], arguments)

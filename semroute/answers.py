@@ -95,6 +95,12 @@ class Reading:
         else:
             _BODIES[self._api](self, payload)
 
+    def count(self, body: bytes) -> None:
+        """Read the answer to a count of tokens. It is no usage: nothing is paid."""
+        payload = _object(body)
+        if payload is None or not isinstance(payload.get("input_tokens"), int):
+            self.fault = "no count of tokens"
+
     def _usage(self, usage: Any) -> None:
         if not isinstance(usage, Mapping):
             return

@@ -1,6 +1,6 @@
 """Whether a cheap model's answer is good enough, or goes up: refusals, hedges, cuts, no JSON, unsure tokens.
 
-Patterns are English. What they cannot tell, a judge model may: see `judge_body`.
+What the patterns of `refusals` cannot tell, a judge model may: see `judge_body`.
 """
 
 from __future__ import annotations
@@ -10,27 +10,8 @@ import re
 
 from semroute.answers import Reading
 from semroute.config import Accept
+from semroute.refusals import is_hedge, is_refusal
 
-_OPENING = 300  # characters; a refusal or a hedge further in is about something else
-
-_REFUSAL = re.compile(
-    r"\b(?:i(?:'|’)?m|i am) (?:really |very |so )?sorry,? (?:but )?(?:i|as an ai)\b"
-    r"|\bi(?:'m| am|’m) (?:not able|unable) to\b"
-    r"|\bi (?:can(?:'|’)?t|can ?not|won(?:'|’)?t|must decline to|am not going to) "
-    r"(?:help|assist|do|provide|answer|fulfil|comply|create|write|discuss|complete|access|browse)\b"
-    r"|\bas an ai\b"
-    r"|\bi (?:don(?:'|’)?t|do not) have (?:access|the ability)\b",
-    re.IGNORECASE,
-)
-_HEDGE = re.compile(
-    r"\bi(?:'m| am|’m) not (?:entirely |completely |quite |really )?(?:sure|certain)\b"
-    r"|\bi (?:don(?:'|’)?t|do not) (?:really )?know\b"
-    r"|\bi (?:don(?:'|’)?t|do not) have enough (?:information|context|data)\b"
-    r"|\bit(?:'|’)?s (?:hard|difficult) to (?:say|tell)\b"
-    r"|\bi (?:may|might|could) be (?:wrong|mistaken)\b"
-    r"|\bi would need more (?:information|context|details)\b",
-    re.IGNORECASE,
-)
 _FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL | re.IGNORECASE)
 
 
@@ -39,13 +20,13 @@ def why_rejected(reading: Reading, accept: Accept, *, wants_json: bool) -> str |
 
     reading: of a complete answer, with its text. wants_json: whether the caller asked for JSON.
     """
-    opening = reading.text[:_OPENING]
+    text = reading.text
     found = {
-        "refusal": reading.refused or (not reading.tools and _REFUSAL.search(opening) is not None),
-        "hedge": not reading.tools and _HEDGE.search(opening) is not None,
-        "empty": not reading.tools and not reading.refused and not reading.text.strip(),
+        "refusal": reading.refused or (not reading.tools and is_refusal(text, accept.refusals)),
+        "hedge": not reading.tools and is_hedge(text),
+        "empty": not reading.tools and not reading.refused and not text.strip(),
         "cut": reading.cut,
-        "json": wants_json and not reading.tools and not _is_json(reading.text),
+        "json": wants_json and not reading.tools and not _is_json(text),
     }
     for reason in accept.reject:
         if found[reason]:

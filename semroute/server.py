@@ -85,6 +85,7 @@ _PATHS: dict[str, Api] = {
     "/v1/responses": "responses",
     "/v1/messages": "messages",
 }
+_COUNT = "/v1/messages/count_tokens"
 _OPEN = {"/healthz", "/readyz", "/"}
 _PASSED_ON = (b"anthropic-version", b"anthropic-beta", b"openai-beta", b"traceparent", b"tracestate")
 _DISCARDED_BYTES = 256 << 20  # of a body that is too long: read, so that the client sees why
@@ -126,6 +127,7 @@ def create_app(
     )
     routes = [Path_(path, _Completion(service, api), methods=["POST"]) for path, api in _PATHS.items()]
     routes += [
+        Path_(_COUNT, _Completion(service, "messages", counts=True), methods=["POST"]),
         Path_("/v1/models", _Endpoint(service.models), methods=["GET"]),
         Path_("/v1/models/{name:path}", _Endpoint(service.model), methods=["GET"]),
         Path_("/v1/route", _Endpoint(service.route), methods=["POST"]),
@@ -811,6 +813,8 @@ class _Ledger(Observer):
         service = self._service
         self.attempts.append(attempt)
         self._trace.attempted(attempt)
+        if self._plan.call.counts:
+            return
         service.metrics.attempted(attempt)
         if attempt.usd:
             service.spend(self._plan.owner, attempt.usd)
@@ -832,6 +836,8 @@ class _Ledger(Observer):
     def answered_by(self, model: str) -> None:
         """Feedback on the decision is about the model that gave the answer."""
         decision = self._plan.decision
+        if self._plan.call.counts:
+            return
         if decision is not None and (decision.model != model or len(self.attempts) > 1):
             self._service.book(functools.partial(self._service.router.answered, decision.id, model))
         if self._plan.session is not None:
@@ -839,11 +845,15 @@ class _Ledger(Observer):
 
 
 class _Completion:
-    """POST of one of the three APIs: decide, call, pass on."""
+    """POST of one of the three APIs: decide, call, pass on.
 
-    def __init__(self, service: Service, api: Api) -> None:
+    counts: whether only the prompt's tokens are counted. Nothing is spent then, and nothing told of it.
+    """
+
+    def __init__(self, service: Service, api: Api, *, counts: bool = False) -> None:
         self._service = service
         self._api: Api = api
+        self._counts = counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -878,9 +888,15 @@ class _Completion:
         seconds = time.perf_counter() - began
         status = 499 if hangup.gone else response.status
         settings = service.router.index.config.settings
-        service.live.add(
-            plan.decision, ledger.attempts, settings, identity=plan.identity, status=status, seconds=seconds
-        )
+        if not self._counts:
+            service.live.add(
+                plan.decision,
+                ledger.attempts,
+                settings,
+                identity=plan.identity,
+                status=status,
+                seconds=seconds,
+            )
         _log_request(scope, plan, ledger, response, hangup, seconds)
 
     # From the body to the call
@@ -909,10 +925,11 @@ class _Completion:
             head,
             tail,
             (),
-            stream=fields.get("stream") is True,
+            stream=fields.get("stream") is True and not self._counts,
             headers=_passed_on(scope),
             tokens=estimated_tokens(messages),
             wants_json=wire.wants_json(api, fields),
+            counts=self._counts,
         )
         if model == AUTO or model.startswith("router@"):
             return await self._routed(scope, body, messages, call, limits)
@@ -942,14 +959,15 @@ class _Completion:
             asked |= {"weights": weights} if weights is not None else {}
             asked |= {"models": space} if space else {}
         aside = _Aside(service, scope["semroute.owner"], scope["semroute.trace"])
-        decision = await service.decide(messages, asked, aside)
+        decision = await service.decide(messages, asked, None if self._counts else aside)
         session = _session(scope, metadata) if service.settings.sticky_s else None
         ids, only = wire.continued(api, fields)
         pinned = service.affinity.model_of([*ids, *([session] if session else [])])
         if pinned is not None and (not space or pinned in space):
             decision = _pinned(decision, pinned, only=only)
-        cascade = None if pinned is not None or space else service.cascade_of(decision)
-        if service.settings.regenerate:
+        held = pinned is None and not space and not self._counts
+        cascade = service.cascade_of(decision) if held else None
+        if service.settings.regenerate and not self._counts:
             digest = hashlib.blake2b(
                 call.head + call.tail + (scope["semroute.owner"] or "").encode(), digest_size=16
             ).digest()
@@ -1031,7 +1049,7 @@ class _Completion:
 
 _NO_LIMITS = ClientLimits()
 _TRACED = {*_PATHS, "/v1/route"}
-_KNOWN = {*_PATHS, *_OPEN, "/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/live", "/"}
+_KNOWN = {*_PATHS, *_OPEN, _COUNT, "/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/live", "/"}
 
 
 class _Response:

@@ -283,6 +283,11 @@ class Accept(Shape):
         description="What sends an answer up: a refusal, a hedge, no text, an answer cut short,"
         " or no JSON where JSON was asked for.",
     )
+    refusals: Texts = Field(
+        default=(),
+        description="Phrases that make an answer a refusal where they stand in its opening,"
+        " besides those that are known; plain text, in any case.",
+    )
     min_token_probability: Share | None = Field(
         default=None,
         description="An answer whose tokens have a lower geometric mean probability is sent up;"

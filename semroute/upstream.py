@@ -65,6 +65,7 @@ class Call:
 
     head, tail: the body before and after the value of `model`. headers: what is passed on of the client's.
     tokens: about how many the prompt has. question: what a judge model reads of the request.
+    counts: whether only the number of the prompt's tokens is asked for, which is no answer.
     """
 
     api: Api
@@ -77,6 +78,7 @@ class Call:
     tokens: int = 0
     wants_json: bool = False
     question: str = ""
+    counts: bool = False
 
 
 @dataclass(slots=True)
@@ -186,6 +188,7 @@ class Upstream:
         self.apis: frozenset[Api] = frozenset(card.apis or _usual_apis(card)) if base else frozenset()
         self.urls = {api: _url(base + _PATHS[api]) for api in self.apis}
         self.server = _server(base)
+        self._count_url = _url(base + _PATHS["messages"] + "/count_tokens") if base else None
         self._json_id = json.dumps(self.id, ensure_ascii=False).encode()
         self._headers = {api: _headers(card, api, key, self.urls[api]) for api in self.apis}
 
@@ -199,7 +202,8 @@ class Upstream:
         passed_on = [header for header in call.headers if header[0] not in replaced]
         headers = [*self._headers[call.api], *passed_on, *more, (b"accept", accepted)]
         headers.append((b"content-length", str(len(body)).encode()))
-        return self.urls[call.api], headers, body
+        url = self._count_url if call.counts and self._count_url is not None else self.urls[call.api]
+        return url, headers, body
 
 
 @functools.cache
@@ -318,7 +322,8 @@ class Upstreams:
 
     async def answer(self, call: Call, observer: Observer) -> Answer:
         """The first good answer. Raises NoUpstream or NoAnswer."""
-        self._budget.request()
+        if not call.counts:
+            self._budget.request()
         until = self._clock() + self._settings.total_s
         queue = self._speaking(call.candidates, call.api)
         if not queue:
@@ -335,7 +340,7 @@ class Upstreams:
             try:
                 answer = await exchange.answer(hold=bool(rungs))
             except _Failed:
-                failures += 1
+                failures += not call.counts  # one that cannot count must not use up the retries of answers
                 continue
             except _Refused as error:
                 refused = error.answer
@@ -465,6 +470,8 @@ class _Exchange:
         self._pool = owner._pool
         self._clock = owner._clock
         self._upstream = upstream
+        # A count says nothing about a model: it has limits of its own, and not every server counts.
+        self._health = Health(0.0, 0.0) if call.counts else upstream.health
         self._call = call
         self._observer = observer
         self._began = self._clock()
@@ -484,7 +491,7 @@ class _Exchange:
         Raises _Failed or _Refused, and closes the connection then.
         """
         self.reading = Reading(self._call.api, keep_text=hold)
-        self._upstream.health.asked()
+        self._health.asked()
         self._more = self._observer.attempting(self.attempt, self._upstream)
         try:
             response = await self._open()
@@ -526,7 +533,7 @@ class _Exchange:
     async def close(self) -> None:
         """End the attempt wherever it is; one that has not ended was given up by the client."""
         if not self._done:
-            self._upstream.health.released()
+            self._health.released()
             self._record("cancelled", None)
         await self._release()
 
@@ -537,12 +544,12 @@ class _Exchange:
 
     def _settle(self, outcome: Outcome, error: str | None) -> None:
         reading, now = self.reading, self._clock()
-        self._upstream.health.succeeded()
+        self._health.succeeded()
         self._record(outcome, error)
         tokens, seconds = self.attempt.completion_tokens, now - self._began
         since_first = None if self._first is None else now - self._first
         is_stream = self._call.stream and since_first is not None
-        self._upstream.health.measured.add(
+        self._health.measured.add(
             ttft_ms=self.attempt.ttft_ms,
             itl_ms=since_first * 1e3 / (tokens - 1) if is_stream and since_first and tokens > 1 else None,
             tokens_per_s=tokens / seconds if not is_stream and not reading.fault and seconds > 0 else None,
@@ -593,16 +600,17 @@ class _Exchange:
         if status in (408, 409) or status >= 500:
             raise _Failed(f"status {status}", retry_after=wait)
         if status in _OURS or 300 <= status < 400:
-            _log.error(
-                "Model %r answers status %d: check its base_url, id and key.", self._upstream.name, status
-            )
+            if not self._call.counts:
+                _log.error(
+                    "Model %r answers status %d: check its base_url, id and key.", self._upstream.name, status
+                )
             raise _Failed(f"status {status}", at_once=True)
         if encoding.lower() != b"identity":
             raise _Failed("a compressed body that nobody asked for")
 
     async def _refuse(self, status: int, kind: bytes) -> NoReturn:
         body = await self._read(_REFUSAL_BYTES)
-        self._upstream.health.succeeded()
+        self._health.succeeded()
         self._record("refused", f"status {status}")
         await self._release()
         answer = Answer(self._upstream.name, status, kind, body)
@@ -612,7 +620,7 @@ class _Exchange:
     async def _whole(self, status: int, kind: bytes) -> Answer:
         body = await self._read(_ANSWER_BYTES)
         if status < 400:
-            self.reading.whole(body)
+            (self.reading.count if self._call.counts else self.reading.whole)(body)
         if self.reading.fault:
             raise _Failed(self.reading.fault)
         await self._release()
@@ -725,7 +733,7 @@ class _Exchange:
     # Keeping the books
 
     def _fail(self, failed: _Failed) -> None:
-        health = self._upstream.health
+        health = self._health
         health.failed(self._clock(), retry_after=failed.retry_after, at_once=failed.at_once)
         health.measured.fail(rate_limited=failed.limited)
         self._record("failed", failed.error)

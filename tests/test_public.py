@@ -28,7 +28,7 @@ ALLOWED = {
     "bootstrap": set(),
     "build": {"config", "encoders", "errors", "freshness", "index"},
     "calibrate": {"encoders", "vote"},
-    "cascade": {"answers", "config"},
+    "cascade": {"answers", "config", "refusals"},
     "catalog": {"config", "decision"},
     "changes": {"artifact", "config", "encoders"},
     "choices": {"catalog", "config", "sweep"},
@@ -122,6 +122,7 @@ ALLOWED = {
     "live": {"config", "decision", "health", "upstream"},
     "network": set(),
     "perturb": set(),
+    "refusals": set(),
     "report": {
         "__init__",
         "catalog",

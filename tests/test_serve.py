@@ -138,6 +138,45 @@ def test_anthropics_client_works_unchanged(router_of, fake):
         client.close()
 
 
+def test_anthropics_client_counts_tokens_without_a_trace(router_of, fake, tmp_path):
+    store = f"sqlite:{tmp_path / 'outcomes.db'}"
+    card = ALL | {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 1e6}
+    billing = {"model": "say:there"}
+    router = router_of("ok", "say:there", billing=billing, cards={"say:there": card}, log={"store": store})
+    settings = ServeSettings(**PATIENT, regenerate=True)
+    with serving(router, settings=settings) as served:
+        client = anthropic.Anthropic(base_url=served.url, api_key="none")
+        served.post({"model": "semroute/auto", "max_tokens": 5, "messages": HELLO}, "/v1/messages")
+        health = served.app.state.service.upstreams.health()["say:there"]
+        speed, spent = health.measured.tokens_per_s, served.metric("semroute_cost_usd_total")
+        for _ in range(3):
+            assert client.messages.count_tokens(model="semroute/auto", messages=HELLO).input_tokens == 12
+        assert [request.path for request in fake.requests[1:]] == ["/v1/messages/count_tokens"] * 3
+        assert fake.requests[-1].json == {"model": "say:there", "messages": HELLO}
+        raw = client.messages.with_raw_response.count_tokens(model="say:there", messages=HELLO)
+        assert raw.headers["x-semroute-model"] == "say:there"
+        with pytest.raises(anthropic.NotFoundError):
+            client.messages.count_tokens(model="ok", messages=HELLO)
+        client.close()
+        assert (health.measured.tokens_per_s, health.measured.attempts) == (speed, 1)
+        assert served.metric("semroute_cost_usd_total") == spent == 19
+        assert len(served.get("/live").json()["recent"]) == 1
+    router.flush()
+    with open_log(store, root=tmp_path) as log:
+        assert [found.attempts for found in log.read()] == [1, 0, 0, 0]
+
+
+def test_a_server_that_does_not_count_tokens_goes_on_serving(router_of, fake):
+    cards = dict.fromkeys(("status:404", "ok"), ALL)
+    with serving(router_of("status:404", "ok", cards=cards)) as served:
+        body = {"model": "semroute/auto", "messages": HELLO}
+        for _ in range(4):
+            counted = served.post(body, "/v1/messages/count_tokens")
+            assert (counted.json(), counted.headers["x-semroute-model"]) == ({"input_tokens": 12}, "ok")
+        assert served.app.state.service.upstreams.health()["status:404"].failures == 0
+        assert served.post(body | {"model": "status:404"}, "/v1/messages/count_tokens").status_code == 503
+
+
 def test_anthropics_client_sees_a_broken_stream(router_of):
     with serving(router_of("eof:2", cards={"eof:2": ALL})) as served:
         client = openai.OpenAI(base_url=served.url + "/v1", api_key="none")
@@ -297,6 +336,8 @@ def cascading(*modes, accept=None, to=("say:from above",)):
     [
         ("say:I'm sorry, but I can't help with that.", "refusal", {}),
         ("say:I'm not sure about that.", "hedge", {}),
+        ("say:Leider kann ich dabei nicht helfen.", "refusal", {}),
+        ("say:BEKLAGER, men det går ikke.", "refusal", {}),
         ("say:", "empty", {}),
         ("finish:length:The answer is", "cut", {}),
         ("say:not json", "json", {"response_format": {"type": "json_object"}}),
@@ -308,7 +349,7 @@ def test_an_answer_that_is_not_good_enough_goes_up(router_of, fake, mode, why, m
         mode: {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0},
         "say:from above": {"prompt_usd_per_1m": 2e6, "completion_usd_per_1m": 0},
     }
-    accept = {"min_token_probability": 0.5}
+    accept = {"min_token_probability": 0.5, "refusals": ["beklager, men"]}
     with serving(
         router_of(mode, "say:from above", billing=cascading(mode, accept=accept), cards=cards)
     ) as served:
