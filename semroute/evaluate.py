@@ -61,6 +61,18 @@ class Case(NamedTuple):
     tags: tuple[str, ...] = ()
     any_route: bool = False
 
+    @property
+    def is_in_file(self) -> bool:
+        """Whether `file` is one: not stdin, and not a heldout list whose YAML is not known."""
+        return bool(self.line) and self.file not in ("", "-") and not self.file.endswith(".heldout")
+
+    @property
+    def where(self) -> str:
+        """Where it stands, for people: `file:line`, `ROUTE.heldout[place]`, or nothing if made in Python."""
+        if not self.line:
+            return self.file
+        return f"{self.file}[{self.line}]" if self.file.endswith(".heldout") else f"{self.file}:{self.line}"
+
 
 class CaseResult(NamedTuple):
     """What became of a case: route (None: the default) and model that served, and why.

@@ -40,8 +40,8 @@ def workflow_commands(found: Assessment) -> Iterator[str]:
     for one in sorted(wrong, key=lambda wrong: -wrong.confidence):
         level = "error" if found.missed or id(one.case) in worse else "warning"
         case = one.case
-        where = "" if _is_file(case.file, case.line) or not case.line else f"{_where(case)}: "
-        yield _command(level, _location(case.file, case.line), f"{where}{_sentence(one)}")
+        where = f"{case.where}: " if case.where and not case.is_in_file else ""
+        yield _command(level, _location(case), f"{where}{_sentence(one)}")
 
 
 def _worse(comparison: Comparison | None) -> set[int]:
@@ -50,26 +50,14 @@ def _worse(comparison: Comparison | None) -> set[int]:
     return {id(one.after.case) for one in changed if one.verdict == "worse"}
 
 
-def _location(file: str, line: int) -> dict[str, str]:
-    place = {"file": file, "line": str(line)} if _is_file(file, line) else {}
+def _location(case: Case) -> dict[str, str]:
+    place = {"file": case.file, "line": str(case.line)} if case.is_in_file else {}
     return {**place, "title": "semroute eval"}
-
-
-def _is_file(file: str, line: int) -> bool:
-    """Whether a case stands in a file; not one of a heldout list whose YAML is not known, see `Case`."""
-    return bool(line) and file not in ("", "-") and not file.endswith(".heldout")
 
 
 def _sentence(one: Wrong) -> str:
     got = f"{one.found or 'default'} ({one.model}; {one.reason}, confidence {one.confidence:.2f})"
     return f"expected {_wanted(one.case)}, got {got}: {_prompt(one.case.prompt)}"
-
-
-def _where(case: Case) -> str:
-    """Where a case stands: `file:line`, or which of a heldout list it is."""
-    if case.file.endswith(".heldout"):
-        return f"{case.file}[{case.line}]"
-    return f"{case.file}:{case.line}"
 
 
 def _wanted(case: Case) -> str:
@@ -237,7 +225,7 @@ def _wrong_table(evaluation: Evaluation) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for one in wrong[:_ROWS]:
         case, got = one.case, f"{one.found or 'default'} → {one.model}"
-        cells = (_where(case), _prompt(case.prompt), _wanted(case), got)
+        cells = (case.where, _prompt(case.prompt), _wanted(case), got)
         yield _table_row([*map(_cell, cells), f"{one.confidence:.2f}"])
     yield from _rest(len(wrong))
     yield ""
@@ -319,8 +307,8 @@ def _floor_element(suite: Xml.Element, floor: Floor) -> None:
 
 def _case_element(suite: Xml.Element, result: CaseResult, wrong: Wrong | None) -> None:
     case = result.case
-    where = _where(case)
-    place = {"file": _legal(case.file), "line": str(case.line)} if _is_file(case.file, case.line) else {}
+    where = case.where
+    place = {"file": _legal(case.file), "line": str(case.line)} if case.is_in_file else {}
     one = Xml.SubElement(
         suite,
         "testcase",

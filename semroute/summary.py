@@ -188,7 +188,7 @@ def _wrong_prompts(wrong: tuple[Wrong, ...], shown: int | None, width: int | Non
 
 
 def _wrong_prompt(one: Wrong, width: int | None) -> Iterator[str]:
-    place = f"{one.case.file}:{one.case.line}"
+    place = one.case.where
     room = None if width is None else max(width - len(place) - 4, 20)
     yield f"  [dim]{escape(place)}[/]  [bold]{escape(_fit(_text(one), room))}[/]"
     yield f"    {_expectation(one)}: {one.reason}, confidence {one.confidence:.2f}"
@@ -226,7 +226,7 @@ def _compared(found: Comparison, shown: int | None, width: int | None) -> Iterat
 
 
 def _changed(one: Changed, width: int | None) -> Iterator[str]:
-    place = f"{one.verdict:<6}  {one.after.case.file}:{one.after.case.line}"
+    place = f"{one.verdict:<6}  {one.after.case.where}"
     room = None if width is None else max(width - len(place) - 4, 20)
     yield f"  [dim]{escape(place)}[/]  {escape(_fit(_text(one.after), room))}"
     yield f"    {escape(_served(one.before))}, now {escape(_served(one.after))}"

@@ -543,7 +543,7 @@ def test_the_tokens_of_a_log_count(models):
     rows += logged(5, [[0.5, 0.5]] * 5, generator, score=None)
     found = tune_log(router, rows, goal=goal)
     assert found.prompts == 100
-    assert any("5 decisions without" in note for note in found.notes)
+    assert any("want of an outcome: 5 decisions" in note for note in found.notes)
     assert any("60 decisions are estimated" in note for note in found.notes)
     # The mean of those that are known is 200 tokens, and of two equally good models the cheap one serves.
     assert found.now.cost.value == pytest.approx(200 * 1e-6)

@@ -60,7 +60,7 @@
     const place = byId(id);
     if (!place) return null;
     const chart = echarts.init(place, null, { renderer: "canvas" });
-    const redraw = (replace = true) => chart.setOption({ ...base(), ...options(chart.getWidth()) }, { notMerge: replace });
+    const redraw = (replace = true) => chart.setOption({ ...base(), ...options(chart.getWidth(), chart) }, { notMerge: replace });
     redraw();
     let width = chart.getWidth();
     new ResizeObserver(() => {
@@ -294,13 +294,28 @@
     const compared = ["random", "length", "oracle"].filter((key) => costs[key]);
     const shown = [...costs.models, ...[...compared, ...special.map(([key]) => key)].map((key) => costs[key])];
     const qualities = shown.map((one) => one.quality);
-    const floor = Math.max(0, Math.floor(Math.min(...qualities) * 10 - 0.5) / 10);
-    const ceiling = Math.min(1, Math.ceil(Math.max(...qualities) * 10 + 0.5) / 10);
+    const floor = Math.max(0, Math.floor(Math.min(...qualities) * 20 - 0.5) / 20);
+    const ceiling = Math.min(1, Math.ceil(Math.max(...qualities) * 20 + 0.5) / 20);
     const point = (one, told) => ({ value: [one.usd, one.quality], told });
-    const dearestUsd = Math.max(...shown.map((one) => one.usd));
-    const beside = (one) => ({ label: { position: one.usd > 0.6 * dearestUsd ? "left" : "right" } });
-    const label = (position) => ({ show: true, position, formatter: ({ data: one }) => cut(one.told, 22), color: color("ink"), fontSize: 12, textBorderColor: color("surface"), textBorderWidth: 3 });
-    draw("costs-chart", () => {
+    const label = { show: true, position: "right", formatter: ({ data: one }) => cut(one.told, 22), color: color("ink"), fontSize: 12, textBorderColor: color("surface"), textBorderWidth: 3 };
+    // The points of like models lie close together: each name goes to the side of its point where it covers least.
+    let taken = [];
+    const covered = (one, other) => Math.max(0, Math.min(one.x + one.width, other.x + other.width) - Math.max(one.x, other.x)) * Math.max(0, Math.min(one.y + one.height, other.y + other.height) - Math.max(one.y, other.y));
+    const beside = (chart) => ({ seriesIndex, dataIndex, rect, labelRect: { width, height } }) => {
+      const first = special.length ? 0 : 1;
+      if (seriesIndex === first && dataIndex === 0) {
+        taken = shown.map((one) => chart.convertToPixel("grid", [one.usd, one.quality])).map(([x, y]) => ({ x: x - 5, y: y - 5, width: 10, height: 10 }));
+      }
+      const right = rect.x + rect.width + 4, left = rect.x - width - 4, above = rect.y - height - 1, below = rect.y + rect.height + 1;
+      const middle = rect.y + (rect.height - height) / 2, centre = rect.x + (rect.width - width) / 2;
+      const sides = [middle, above, below].flatMap((y) => (y === middle ? [right, left] : [centre, right, left]).map((x) => ({ x, y, width, height })))
+        .filter((one) => one.x >= 66 && one.x + width <= chart.getWidth() && one.y >= 0)
+        .map((one) => ({ ...one, cost: taken.reduce((sum, other) => sum + covered(one, other), 0) }));
+      const place = sides.reduce((best, one) => (one.cost < best.cost ? one : best), sides[0] || { x: right, y: middle, width, height });
+      taken.push(place);
+      return { x: place.x, y: place.y, align: "left", verticalAlign: "top" };
+    };
+    draw("costs-chart", (_, chart) => {
       const dearest = costs.models[costs.models.length - 1], cheapest = costs.models[0];
       const baseline = costs.models.find((one) => one.name === costs.baseline) || dearest;
       return {
@@ -309,10 +324,10 @@
         yAxis: shareAxis("expected quality", { min: floor, max: ceiling, nameGap: 46, axisLabel: { color: color("soft"), formatter: (v) => v.toFixed(2) } }),
         tooltip: tooltip(({ data: one }) => [[one.single ? `always ${one.told}` : one.told, "strong"], `${dollars(one.value[0])} per million tokens`, `expected quality ${one.value[1].toFixed(3)}`]),
         series: [
+          { type: "scatter", symbolSize: 17, z: 5, data: special.map(([key, told]) => ({ ...point(costs[key], told), itemStyle: { color: key === "routed" ? color("accent") : color("warn"), borderColor: color("surface"), borderWidth: 2 } })), label: { ...label, fontWeight: 650 }, labelLayout: beside(chart) },
+          { type: "scatter", symbolSize: 12, data: costs.models.map((one) => ({ ...point(one, one.name === costs.baseline ? `${one.name} (default)` : one.name), single: true })), itemStyle: { color: color("surface"), borderColor: color("soft"), borderWidth: 2 }, label, labelLayout: beside(chart) },
+          { type: "scatter", symbol: "diamond", symbolSize: 11, data: compared.map((key) => point(costs[key], key)), itemStyle: { color: color("soft") }, label: { ...label, color: color("soft") }, labelLayout: beside(chart) },
           { type: "line", silent: true, symbol: "none", animation: false, data: cheapest && baseline && cheapest !== baseline ? [[cheapest.usd, cheapest.quality], [baseline.usd, baseline.quality]] : [], lineStyle: { color: color("ghost"), type: "dashed", width: 1.5 } },
-          { type: "scatter", symbolSize: 12, data: costs.models.map((one) => ({ ...point(one, one.name === costs.baseline ? `${one.name} (default)` : one.name), ...beside(one), single: true })), itemStyle: { color: color("surface"), borderColor: color("soft"), borderWidth: 2 }, label: label("right"), labelLayout: { moveOverlap: "shiftY" } },
-          { type: "scatter", symbol: "diamond", symbolSize: 11, data: compared.map((key) => ({ ...point(costs[key], key), ...beside(costs[key]) })), itemStyle: { color: color("soft") }, label: { ...label("right"), color: color("soft") }, labelLayout: { moveOverlap: "shiftY" } },
-          { type: "scatter", symbolSize: 17, z: 5, data: special.map(([key, told]) => ({ ...point(costs[key], told), ...beside(costs[key]), itemStyle: { color: key === "routed" ? color("accent") : color("warn"), borderColor: color("surface"), borderWidth: 2 } })), label: { ...label("right"), fontWeight: 650 }, labelLayout: { moveOverlap: "shiftY" } },
         ],
       };
     });
