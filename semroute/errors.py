@@ -47,8 +47,8 @@ class Problem:
 
     @property
     def where(self) -> str:
-        """`file:line:column`, or the file alone where there is no line to name."""
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        """`file:line:column`; the beginning where there is no line to name, as of a file that is not there."""
+        return f"{self.file}:{self.line or 1}:{self.column or 1}"
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}"

@@ -595,7 +595,7 @@ class TestFiles:
         with pytest.raises(ConfigError) as caught:
             load_config(tmp_path / "none")
         assert (
-            str(caught.value) == f"{tmp_path}/none: no such folder; `semroute init` writes one to start from"
+            str(caught.value) == f"{tmp_path}/none:1:1: no such folder; `semroute init` writes one to start from"
         )
 
     def test_a_file_for_a_folder(self, tmp_path: Path) -> None:
@@ -636,9 +636,9 @@ class TestFiles:
         with pytest.raises(ConfigError) as caught:
             load_config(tmp_path)
         assert [str(problem).removeprefix(f"{tmp_path}/") for problem in caught.value.problems] == [
-            "gone.yaml: cannot be read: No such file or directory",
-            "loop.yaml: cannot be read: Too many levels of symbolic links",
-            "pipe.yaml: not a regular file",
+            "gone.yaml:1:1: cannot be read: No such file or directory",
+            "loop.yaml:1:1: cannot be read: Too many levels of symbolic links",
+            "pipe.yaml:1:1: not a regular file",
             "semroute.yaml:1:1: `default` is missing: What serves a prompt that no route wins.",
         ]
 

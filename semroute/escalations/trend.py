@@ -191,11 +191,10 @@ class Trend:
 
     def _coordinates(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, rank): points whose inner products are the kernel's, as far as the landmarks tell."""
-        chunks = [
-            self._kernel(inputs[start : start + _CHUNK]) @ self._whiten
-            for start in range(0, len(inputs), _CHUNK)
-        ]
-        return np.concatenate(chunks)
+        found = np.empty((len(inputs), self._whiten.shape[1]), np.float32)
+        for start in range(0, len(inputs), _CHUNK):
+            found[start : start + _CHUNK] = self._kernel(inputs[start : start + _CHUNK]) @ self._whiten
+        return found
 
     def _smoother(
         self,
@@ -210,8 +209,8 @@ class Trend:
         means = np.average(scores, axis=0, weights=weights)
         level = (scores - means).mean(axis=1, keepdims=True)
         targets = np.concatenate([level, scores - means - level], axis=1)
-        middle = np.average(places, axis=0, weights=weights)
-        places = (places - middle).astype(np.float32)
+        middle = (weights.astype(np.float32) @ places / weights.sum()).astype(np.float64)
+        places -= middle.astype(np.float32)  # in place: it is the largest thing here
         squares, products = _sums(places, targets, weights)
         spans, axes = np.linalg.eigh(squares)
         spans = np.maximum(spans, 0.0)
