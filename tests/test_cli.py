@@ -396,9 +396,9 @@ def test_eval_says_where_a_heldout_prompt_stands(semroute, write_project, projec
     assert "  routes/000.yaml:1  how are you today my friend\n" in semroute("eval").stdout
     write_project(ROUTES)
     done = semroute("eval")
-    assert "  billing.heldout:1  how are you today my friend\n" in done.stdout and "is stale" in done.stderr
+    assert "  billing.heldout[1]  how are you today my friend\n" in done.stdout and "is stale" in done.stderr
     (project / "routes").rename(project / "elsewhere")
-    assert "  billing.heldout:1  how are you today my friend\n" in semroute("eval").stdout
+    assert "  billing.heldout[1]  how are you today my friend\n" in semroute("eval").stdout
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ MANY = tuple(f"route {n}" for n in range(15))
 OPEN = Limits(max_distance=2.0, min_confidence=0.0)
 CERTAIN = Evidence(intercept=50.0, nearness=0.0, centrality=0.0, logit=0.0)
 DIM = 4
-ROUNDING = 2e-6
+ROUNDING = 3e-6  # of three scores, each rounded twice to 6 places
 
 neighbours = st.lists(
     st.tuples(st.floats(-1, 1, width=32), st.integers(0, len(NAMES) - 1)), min_size=1, max_size=30
