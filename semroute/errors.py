@@ -47,7 +47,7 @@ class Problem:
 
     @property
     def where(self) -> str:
-        """`file:line:column`; the beginning where there is no line to name, as of a file that is not there."""
+        """`file:line:column`; the beginning where there is no line to name, as of a missing file."""
         return f"{self.file}:{self.line or 1}:{self.column or 1}"
 
     def __str__(self) -> str:

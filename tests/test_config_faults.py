@@ -595,7 +595,8 @@ class TestFiles:
         with pytest.raises(ConfigError) as caught:
             load_config(tmp_path / "none")
         assert (
-            str(caught.value) == f"{tmp_path}/none:1:1: no such folder; `semroute init` writes one to start from"
+            str(caught.value)
+            == f"{tmp_path}/none:1:1: no such folder; `semroute init` writes one to start from"
         )
 
     def test_a_file_for_a_folder(self, tmp_path: Path) -> None:
