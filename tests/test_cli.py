@@ -67,7 +67,7 @@ def test_init_writes_over_nothing(semroute, tmp_path):
     (tmp_path / "routes" / "coding.yaml").write_text("mine")
     done = semroute("init")
     assert done.returncode == 2
-    assert "routes/coding.yaml: exists" in done.stderr
+    assert "routes/coding.yaml:1:1: exists" in done.stderr
     assert [path.name for path in (tmp_path / "routes").iterdir()] == ["coding.yaml"]
     assert (tmp_path / "routes" / "coding.yaml").read_text() == "mine"
 
@@ -407,7 +407,7 @@ def test_eval_says_where_a_heldout_prompt_stands(semroute, write_project, projec
         (b"", "cases.jsonl:1:1: holds no case"),
         (b"\n \r\n", "cases.jsonl:1:1: holds no case"),
         (b'{"prompt": "a", "route": null}\n{"prompt": "\xc3\xa9\xff"}', "cases.jsonl:2:14: not UTF-8"),
-        (None, "cases.jsonl: cannot be read"),
+        (None, "cases.jsonl:1:1: cannot be read"),
     ],
     ids=["empty", "blank", "latin", "missing"],
 )

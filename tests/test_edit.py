@@ -101,7 +101,7 @@ def test_the_byte_order_mark_and_wide_characters_stay():
     "text, said",
     [
         ("vote: &v\n  min_confidence: 1\nb: *v\n", "anchor"),
-        ("b: &v {min_confidence: 1}\nvote: *v\n", "f:2:0: an alias"),
+        ("b: &v {min_confidence: 1}\nvote: *v\n", "f:2:1: an alias"),
         ("b: &v 0.1\nvote: {min_confidence: &w 0.2}\nc: *w\n", "anchor"),
         ("vote: [1]\n", "a list"),
         ("vote: {min_confidence: [1]}\n", "no single value"),

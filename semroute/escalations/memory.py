@@ -301,7 +301,10 @@ class Memory:
     def _learn(self) -> None:
         """Learn from what was imported, while others go on to route and to store."""
         known = self._known
-        imports, learnt = known.imports, known.estimator.learnt()
+        imports = known.imports
+        if imports == known.learnt:
+            return
+        learnt = known.estimator.learnt()
         with self._writing:
             if imports > known.learnt:  # unless another thread learnt from more
                 known.estimator = known.estimator.with_merged(learnt).with_trend(learnt)
