@@ -10,6 +10,7 @@ from typing import Any
 from semroute.decision import Candidate
 from semroute.errors import Problem
 from semroute.jsonl import Row, parse_rows, raise_any, read_lines
+from semroute.numeric import finite
 from semroute.sources import did_you_mean
 from semroute.telemetry import MAX_TOKENS
 from semroute.yaml import shorten
@@ -82,7 +83,7 @@ def _wrong_values(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, f"`{key}` must be a text or null."
     for key, (low, high) in _RANGES.items():
         if values.get(key) is not None and not _is_number(values[key], low, high):
-            yield key, f"`{key}` must be null or a number{_range(low, high)}."
+            yield key, f"`{key}` must be null or a number from {low:g} to {high:g}."
     for key in ("prompt_tokens", "completion_tokens"):
         if isinstance(values.get(key), float) and not values[key].is_integer():
             yield key, f"`{key}` must be a whole number."
@@ -112,10 +113,6 @@ _CANDIDATE = {
 }
 
 
-def _range(low: float, high: float) -> str:
-    return f" from {low:g} to {high:g}"
-
-
 def _are_objects(value: Any, ranges: Mapping[str, tuple[float, float]], required: str | None = None) -> bool:
     """Whether it is a list of objects with a `model`, and numbers within `ranges` or null."""
     return isinstance(value, list) and all(
@@ -128,13 +125,8 @@ def _are_objects(value: Any, ranges: Mapping[str, tuple[float, float]], required
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        number = float(value)
-    except OverflowError:  # a whole number that no float holds
-        return False
-    return math.isfinite(number) and low - 1e-6 <= number <= high + 1e-6
+    number = finite(value)
+    return number is not None and low - 1e-6 <= number <= high + 1e-6
 
 
 def _logged(values: dict[str, Any]) -> LoggedRow:

@@ -43,7 +43,7 @@ from semroute.errors import (
     StoreUnavailable,
     UnknownDecision,
 )
-from semroute.escalations import CASCADE, OPERATOR, Outcome, estimate, prompt_hash, trend
+from semroute.escalations import CASCADE, OPERATOR, OWN_NAMES, Outcome, estimate, prompt_hash, trend
 from semroute.escalations.memory import Memory, encoder_name
 from semroute.index import Found, RouteIndex
 from semroute.rules import Facts, RuleBook
@@ -109,6 +109,10 @@ class _Seen(NamedTuple):
     features: Vectors | None = None
     hashed: bytes | None = None
     encoder: str | None = None
+
+    def read_features(self) -> Vectors:
+        """What the text is like, made of it where nobody has done so yet."""
+        return trend.features(self.text) if self.features is None else self.features
 
 
 class _About(NamedTuple):
@@ -682,6 +686,7 @@ class _Snapshot:
         contexts = (card.context_tokens for card in self._settings.models.values())
         self._least_context = min((size for size in contexts if size is not None), default=None)
         self._cards = self._settings.models
+        self._capabilities = {name for card in self._cards.values() for name in card.capabilities or ()}
         self._plans = {names: self._plan(names, _PLAIN) for names in set(self._models_of.values())}
         self._reader = Reader(self._texts, known_words(index.manifest.encoder.name))
         self._judge = Judge(index.fitted, self._names)
@@ -766,11 +771,10 @@ class _Snapshot:
         if not (need.exclude or need.capabilities or need.models):
             return ""
         models = self._settings.models
-        declared = {name for card in models.values() for name in card.capabilities or ()}
         unknown = {
             "`exclude` names {}, which is no model here": need.exclude - models.keys(),
             "`models` names {}, which is no model here": set(need.models) - models.keys(),
-            "`needs` names {}, which no model declares": need.capabilities - declared,
+            "`needs` names {}, which no model declares": need.capabilities - self._capabilities,
         }
         # A name is whatever a caller hands in; of a long one the start tells.
         return "".join(
@@ -927,7 +931,7 @@ class _Snapshot:
         keeps_text = self._settings.escalations is not None and self._settings.escalations.keep_text
         if len(seen.text) <= _LONG_TEXT or key is None or keeps_text:
             return seen
-        return seen._replace(text="", features=trend.features(seen.text), hashed=prompt_hash(seen.text, key))
+        return seen._replace(text="", features=seen.read_features(), hashed=prompt_hash(seen.text, key))
 
     def seen(self, prompt: str) -> _Seen:
         """A prompt as outcomes are compared by. Raises EncoderError."""
@@ -964,7 +968,7 @@ class _Snapshot:
             model=model,
             score=score,
             vector=seen.vector,
-            features=trend.features(seen.text) if seen.features is None else seen.features,
+            features=seen.read_features(),
             prompt_hash=prompt_hash(seen.text, memory.key()) if seen.hashed is None else seen.hashed,
             encoder=memory.encoder,
             time=time.time(),
@@ -1015,9 +1019,7 @@ class _Snapshot:
         memory, settings = self.memory, self._settings.escalations
         if memory is None or settings is None or memory.is_empty():
             return plan
-        # Of a long prompt that an arbiter has settled, only what was made of its text is left.
-        features = trend.features(seen.text) if seen.features is None else seen.features
-        prompt = estimate.Prompt(seen.vector, features, route)
+        prompt = estimate.Prompt(seen.vector, seen.read_features(), route)
         found = memory.estimates(prompt, plan.models)
         known = {name: each for name, each in found.items() if each.support > 0.0}
         if not known:
@@ -1121,7 +1123,7 @@ def _fed(router: Router, listener: Listener) -> Feed:
 
 def _named(by: str | None) -> str:
     """The principal; only None is the operator. Raises OutcomeInvalid for a name of the router's own."""
-    if by in {OPERATOR, CASCADE}:
+    if by in OWN_NAMES:
         raise OutcomeInvalid("by", f"must not be {by!r}: None is the operator, and no user has that name")
     return OPERATOR if by is None else by
 

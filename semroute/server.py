@@ -48,7 +48,7 @@ from semroute.errors import (
     StoreError,
     UnknownDecision,
 )
-from semroute.escalations import CASCADE, OPERATOR
+from semroute.escalations import OWN_NAMES
 from semroute.live import Live
 from semroute.metrics import CONTENT_TYPE, Metrics
 from semroute.text import estimated_tokens, routed_text
@@ -428,7 +428,7 @@ class Service:
             if value is not None and not isinstance(value, str):
                 raise BadRequest(400, f"`{name}` must be text.", param=name)
         who = by or asked.owner or "client"
-        if who in {OPERATOR, CASCADE}:
+        if who in OWN_NAMES:
             raise BadRequest(400, f"`by` must not be {who}: that is the router's own.", param="by")
         if to is not None:
             call = functools.partial(self.router.escalate, identity, to=to, by=who, why=why)

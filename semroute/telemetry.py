@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from semroute.decision import Decision
 from semroute.errors import OutcomeInvalid, SemrouteError
+from semroute.numeric import finite
 from semroute.text import storable
 
 if TYPE_CHECKING:
@@ -359,11 +360,8 @@ def _check_name(name: str, value: object) -> None:
 
 
 def _amount(name: str, value: object) -> float:
-    try:
-        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # a whole number that no float holds
-        number = math.inf
-    if not math.isfinite(number):
+    number = finite(value)
+    if number is None:
         raise OutcomeInvalid(name, "must be a finite number")
     if number < 0:
         raise OutcomeInvalid(name, "must be 0 or more")

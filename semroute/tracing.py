@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
     from semroute.decision import Decision
-    from semroute.upstream import Attempt, Upstream
-
-Headers = tuple[tuple[bytes, bytes], ...]
+    from semroute.upstream import Attempt, Headers, Upstream
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _CONTEXT = ("traceparent", "tracestate")

@@ -641,16 +641,6 @@ def test_feedback_beside_a_reload_is_stored(project, write_project, tmp_path):
     assert [each.id for each in router.memory.outcomes()] == [identity]
 
 
-def rebuild(write_project, tmp_path, **escalations):
-    routes = write_project(
-        settings={
-            "vote": {"max_distance": 2.0, "min_confidence": 0.0},
-            "escalations": {"store": "sqlite:outcomes.db", **escalations},
-        }
-    )
-    build_index(routes, tmp_path / "index", encoder=HashEncoder())
-
-
 def test_a_failure_that_comes_with_every_prompt_is_said_once_a_minute(project, caplog):
     router = project()
     fail_on(router)
@@ -695,18 +685,22 @@ def test_a_decision_that_the_call_moved_and_outcomes_moved_says_both(write_proje
     assert "rules out 'tiny'" in decision.detail and "instead of 'small'" in decision.detail
 
 
+def rebuild(write_project, tmp_path, **escalations):
+    routes = write_project(
+        settings={
+            "vote": {"max_distance": 2.0, "min_confidence": 0.0},
+            "escalations": {"store": "sqlite:outcomes.db", **escalations},
+        }
+    )
+    build_index(routes, tmp_path / "index", encoder=HashEncoder())
+
+
 @pytest.fixture
 def project(write_project, tmp_path):
     """Build a project with a store; `open_again` loads it as another process would."""
 
     def make(**escalations):
-        routes = write_project(
-            settings={
-                "vote": {"max_distance": 2.0, "min_confidence": 0.0},
-                "escalations": {"store": "sqlite:outcomes.db", **escalations},
-            }
-        )
-        build_index(routes, tmp_path / "index", encoder=HashEncoder())
+        rebuild(write_project, tmp_path, **escalations)
         return Router.load(tmp_path / "index", encoder=HashEncoder())
 
     return make

@@ -452,6 +452,14 @@ def test_cascades_are_checked_like_everything_else(router_of):
     )
 
 
+def unsure(router_of, arbiter, cards, **more):
+    """A router whose vote is never sure enough; `arbiter` is the model that may settle it."""
+    routes = {"billing": {"model": "ok"}, "coding": {"model": "say:code"}}
+    return router_of(
+        "ok", arbiter, "say:code", cards=cards, vote={"min_confidence": 0.9999}, **routes, **more
+    )
+
+
 @pytest.mark.parametrize(
     ("answer", "reason", "model"),
     [
@@ -465,15 +473,7 @@ def test_cascades_are_checked_like_everything_else(router_of):
 )
 def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, reason, model):
     cards = {answer: {"capabilities": ["json"], "prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0}}
-    router = router_of(
-        "ok",
-        answer,
-        "say:code",
-        billing={"model": "ok"},
-        cards=cards,
-        coding={"model": "say:code"},
-        vote={"min_confidence": 0.9999},
-    )
+    router = unsure(router_of, answer, cards)
     chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 0.3}
     with serving(router, settings=ServeSettings.model_validate(PATIENT | {"arbiter": chooser})) as served:
         text = "my invoice function has a bug"
@@ -496,16 +496,7 @@ def test_what_an_arbiter_settles_is_in_the_decision_log(router_of, fake, tmp_pat
 
     answer = 'say:{"route": "coding"}'
     cards = {answer: {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0}}
-    router = router_of(
-        "ok",
-        answer,
-        "say:code",
-        billing={"model": "ok"},
-        cards=cards,
-        coding={"model": "say:code"},
-        vote={"min_confidence": 0.9999},
-        log={"store": f"sqlite:{tmp_path / 'log.db'}"},
-    )
+    router = unsure(router_of, answer, cards, log={"store": f"sqlite:{tmp_path / 'log.db'}"})
     chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 2}
     with serving(router, settings=ServeSettings.model_validate(PATIENT | {"arbiter": chooser})) as served:
         identity = served.ask(text="my invoice function has a bug").headers["x-semroute-id"]

@@ -16,6 +16,7 @@ from semroute.decision import Candidate
 from semroute.errors import StoreCorrupt
 from semroute.escalations import CASCADE, OPERATOR, prompt_hash
 from semroute.telemetry import Decided, Event, Judged, Served
+from semroute.text import storable
 from semroute.ulid import new_ulid
 
 if TYPE_CHECKING:
@@ -212,11 +213,6 @@ def _decided_entry(event: Decided, key: bytes, *, keep_text: bool, keep_vectors:
     kept = storable(text)[:MAX_TEXT] if keep_text and text is not None else None
     hashed = None if text is None else prompt_hash(text, key)
     return Entry(new_ulid(), decision.id, "decided", event.time, None, hashed, kept, vector, body)
-
-
-def storable(text: str) -> str:
-    """`text` without what neither UTF-8 nor PostgreSQL can hold."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
 def joined(decided: Entry, later: Sequence[Entry], where: str) -> LoggedDecision:

@@ -32,6 +32,7 @@ from semroute.escalations.replay import replay
 __all__ = [
     "CASCADE",
     "OPERATOR",
+    "OWN_NAMES",
     "Entry",
     "Event",
     "EventKind",
@@ -133,6 +134,10 @@ OPERATOR = "operator"
 CASCADE = "cascade"
 """The principal of what a cascade says of an answer that it rejects: believed without another and without a
 quota, and never louder than the others together, since whoever writes a prompt can provoke a bad answer."""
+
+
+OWN_NAMES = frozenset({OPERATOR, CASCADE})
+"""The principals that nobody else may speak as."""
 
 
 def is_there(spec: str, *, root: Path) -> bool:

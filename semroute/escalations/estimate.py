@@ -289,8 +289,7 @@ class _Learnt(NamedTuple):
 def _trend_of(imported: Nearby, models: Sequence[str], half_life: float) -> _Learnt | None:
     """What was learnt from graded prompts, of the models that have enough of them."""
     alive = imported.alive
-    counts = np.bincount(imported.numbers["model"][alive], minlength=len(models))
-    rows = alive[(counts >= ENOUGH)[imported.numbers["model"][alive]]]
+    rows = alive[(imported.counts >= ENOUGH)[imported.numbers["model"][alive]]]
     if not len(rows):
         return None
     points, first, prompts = np.unique(

@@ -9,6 +9,7 @@ from semroute.errors import OutcomeInvalid, Problem
 from semroute.escalations import OPERATOR
 from semroute.escalations.outcome import check_why
 from semroute.jsonl import Row, parse_rows
+from semroute.numeric import finite
 from semroute.text import is_blank, storable
 
 SHAPE = '{"prompt": text, "model": name, "score": 0..1} or {"prompt": text, "scores": {name: 0..1}}'
@@ -78,8 +79,8 @@ def _faults(row: Row, models: Collection[str], routes: Collection[str]) -> list[
         if model not in models:
             known = ", ".join(sorted(models))
             found.append((key, f"there is no model {model!r}; the settings declare {known}."))
-        number = isinstance(score, int | float) and not isinstance(score, bool)
-        if not number or not 0 <= score <= 1:
+        number = finite(score)
+        if number is None or not 0 <= number <= 1:
             found.append((key, f"a score must be a number from 0 to 1, not {score!r}."))
     route = values.get("route")
     if route is not None and (not isinstance(route, str) or route not in routes):

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from semroute.errors import OutcomeInvalid, QuotaExceeded, StoreError, StoreReplaced
 from semroute.escalations import (
-    CASCADE,
     OPERATOR,
+    OWN_NAMES,
     Event,
     Outcome,
     Record,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("semroute")
 
-_WITHOUT_QUOTA = frozenset({OPERATOR, CASCADE})
 _QUOTA_SECONDS = 86_400.0
 _AHEAD_SECONDS = 60.0  # how far the clocks of processes may differ
 _BATCH = 1_000  # records taken in at once
@@ -202,7 +201,7 @@ class Memory:
     def _check_quotas(self, outcomes: Sequence[Outcome]) -> None:
         wanted: dict[str, int] = defaultdict(int)
         for outcome in outcomes:
-            wanted[outcome.by] += outcome.by not in _WITHOUT_QUOTA
+            wanted[outcome.by] += outcome.by not in OWN_NAMES
         now, most = time.time(), self._settings.quota_per_day
         for by, count in wanted.items():
             stored = self._known.quotas.stored(by, now)
@@ -226,10 +225,14 @@ class Memory:
             try:
                 yield store
             except StoreReplaced:
-                # Another file stands there now: the next one who comes opens it, and reads all of it.
-                self._store, self._known = None, self._nothing_known()
-                store.close()
+                self._let_go(store)
                 raise
+
+    def _let_go(self, store: Store) -> None:
+        """Another file stands there now: the next one who comes opens it, and reads all of it."""
+        if self._store is store:
+            self._store, self._known = None, self._nothing_known()
+        store.close()
 
     def _refresh(self) -> bool:
         """Read what is new; whether the store could be reached. Never raises for a store that is gone."""
@@ -330,18 +333,18 @@ class Memory:
         """Take in what is new, waiting for it for a while; how many seconds to sleep before the next look."""
         reached = self._refresh()
         self._merge()
+        store = self._store
+        if not reached or store is None:
+            return _WAIT if reached else _RETRY
         try:
-            if not reached or self._store is None:
-                return _WAIT if reached else _RETRY
-            self._store.wait(self._known.seq, _WAIT)
-            if self._known.is_to_be_learnt(time.monotonic()):
-                self._learn()
+            store.wait(self._known.seq, _WAIT)
         except StoreReplaced:
-            with contextlib.suppress(StoreReplaced), self._held(follow=False):
-                raise
-            return 0.0
+            with self._writing:
+                self._let_go(store)
         except StoreError:
             return _RETRY
+        if self._known.is_to_be_learnt(time.monotonic()):
+            self._learn()
         return 0.0
 
 
@@ -427,7 +430,7 @@ class _Quotas:
 
     def add(self, outcome: Outcome, now: float) -> None:
         """Note one. What was stored under a clock that was ahead is not held against anybody."""
-        if outcome.by not in _WITHOUT_QUOTA and now - _QUOTA_SECONDS <= outcome.time <= now + _AHEAD_SECONDS:
+        if outcome.by not in OWN_NAMES and now - _QUOTA_SECONDS <= outcome.time <= now + _AHEAD_SECONDS:
             self._times.setdefault(outcome.by, []).append(outcome.time)
 
     def stored(self, by: str, now: float) -> int:

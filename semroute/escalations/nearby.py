@@ -103,6 +103,11 @@ class Nearby:
         return int(self._counts.sum())
 
     @property
+    def counts(self) -> Rows:
+        """How many of each model count (models,)."""
+        return self._counts
+
+    @property
     def models(self) -> frozenset[int]:
         """The numbers of the models of those that count."""
         return frozenset(np.flatnonzero(self._counts).tolist())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from semroute.encoders.base import clip
 from semroute.errors import OutcomeInvalid
+from semroute.numeric import finite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -250,11 +251,8 @@ def _check_optional(name: str, value: object, limit: int) -> None:
 
 
 def _number(name: str, value: object) -> float:
-    try:
-        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # an integer beyond any float
-        number = math.inf
-    if not math.isfinite(number):
+    number = finite(value)
+    if number is None:
         raise OutcomeInvalid(name, "must be a finite number")
     return number
 
