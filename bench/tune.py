@@ -20,7 +20,6 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from common import heading, write_project
@@ -33,6 +32,7 @@ from semroute.crossfit import ANSWER_TOKENS, crossfit, graded_rows
 from semroute.decision import Candidate
 from semroute.escalations.estimate import Estimator, Prompt
 from semroute.escalations.importing import parse_graded
+from semroute.logged import LoggedRow
 from semroute.router import Router
 from semroute.sweep import Goal
 from semroute.tune import COST_WEIGHT, MAX_RISK, MIN_CONFIDENCE, tune_log, tune_models
@@ -81,21 +81,7 @@ def project(folder: Path, encoder: str) -> Router:
 def sweeps(router: Router) -> None:
     generator = np.random.default_rng(0)
     quality, confidence = generator.random((LOGGED, 2)), generator.random(LOGGED).round(6).tolist()
-    rows = [
-        SimpleNamespace(
-            route=(None, "easy")[confidence[place] > 0.5],
-            best="easy",
-            model=(WEAK, STRONG)[place % 2],
-            reason="match",
-            confidence=confidence[place],
-            similarity=0.5,
-            candidates=[Candidate(name, one, 9.0, *USD[name]) for name, one in zip(USD, each, strict=True)],
-            prompt_tokens=100,
-            completion_tokens=200,
-            score=float(generator.random() < each[place % 2]),
-        )
-        for place, each in enumerate(quality.tolist())
-    ]
+    rows = [logged(place, each, confidence[place], generator) for place, each in enumerate(quality.tolist())]
     for setting in (COST_WEIGHT, MAX_RISK, MIN_CONFIDENCE):
         started = time.perf_counter()
         found = tune_log(router, rows, setting=setting, goal=GOAL)
@@ -104,6 +90,30 @@ def sweeps(router: Router) -> None:
             f"{setting:24} {LOGGED:,} logged prompts, {len(found.curve):>6,} points  {seconds:.2f} s",
             flush=True,
         )
+
+
+def logged(place: int, quality: list[float], confidence: float, generator: np.random.Generator) -> LoggedRow:
+    """A decision and its outcome, each on a prompt of its own."""
+    model = (WEAK, STRONG)[place % 2]
+    score = float(generator.random() < quality[place % 2])
+    candidates = (Candidate(name, one, 9.0, *USD[name]) for name, one in zip(USD, quality, strict=True))
+    return LoggedRow(
+        id=str(place),
+        time=0.0,
+        route=(None, "easy")[confidence > 0.5],
+        best="easy",
+        model=model,
+        reason="match",
+        confidence=confidence,
+        similarity=0.5,
+        margin=0.0,
+        candidates=tuple(candidates),
+        prompt_tokens=100,
+        completion_tokens=200,
+        score=score,
+        scores_of={model: score},
+        prompt_hash=f"{place:064x}",
+    )
 
 
 def promises(router: Router, file: Path, splits: int) -> None:
