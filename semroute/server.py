@@ -50,6 +50,7 @@ from semroute.errors import (
 )
 from semroute.escalations import CASCADE, OPERATOR
 from semroute.live import Live
+from semroute.livemap import LiveMap
 from semroute.metrics import CONTENT_TYPE, Metrics
 from semroute.text import estimated_tokens, routed_text
 from semroute.ulid import new_ulid
@@ -119,6 +120,8 @@ def create_app(
         Path_("/readyz", _Endpoint(service.readyz), methods=["GET"]),
         Path_("/metrics", _Endpoint(service.show_metrics), methods=["GET"]),
         Path_("/live", _Endpoint(service.show_live), methods=["GET"]),
+        Path_("/live/map", _Endpoint(service.show_map), methods=["GET"]),
+        Path_("/live/place", _Endpoint(service.place), methods=["POST"]),
         Path_("/", _Endpoint(service.page), methods=["GET"]),
     ]
     allowed = None if hosts is None else frozenset(host.lower() for host in hosts)
@@ -172,6 +175,7 @@ class Service:
         self.in_flight = 0
         self.affinity = Affinity(time.monotonic)
         self.live = Live()
+        self._map = LiveMap(router)
         self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, tls=tls)
         self.metrics = Metrics(self.upstreams.health)
         self._decider = Decider(router, self.settings.routing_s)
@@ -423,7 +427,19 @@ class Service:
         """What the page shows."""
         health = self.upstreams.health()
         resting = {name: self.upstreams.is_resting(name) for name in health}
-        return Reply(200, self.live.to_dict(health, resting))
+        index = {"index": self.router.index.fingerprint}
+        return Reply(200, self.live.to_dict(health, resting) | index)
+
+    async def show_map(self, _: Asked) -> Reply:
+        """Where the utterances stand, for the page."""
+        return Reply(200, await asyncio.to_thread(self._map.to_dict))
+
+    async def place(self, asked: Asked) -> Reply:
+        """Where a prompt stands among them."""
+        prompt = wire.read_body(asked.raw).fields.get("prompt")
+        if not isinstance(prompt, str):
+            raise BadRequest(400, "Give a `prompt`.", param="prompt")
+        return Reply(200, await asyncio.to_thread(self._map.place, prompt))
 
     async def page(self, _: Asked) -> Reply:
         """The page for people; it holds nothing until it is given a key, where there are any."""
@@ -974,7 +990,8 @@ class _Completion:
 
 
 _NO_LIMITS = ClientLimits()
-_KNOWN = {*_PATHS, *_OPEN, "/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/live", "/"}
+_SMALL = {"/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/live", "/live/map", "/live/place"}
+_KNOWN = {*_PATHS, *_OPEN, *_SMALL}
 
 
 class _Response:
