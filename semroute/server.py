@@ -427,8 +427,9 @@ class Service:
         """What the page shows."""
         health = self.upstreams.health()
         resting = {name: self.upstreams.is_resting(name) for name in health}
+        keyless = {name: self.upstreams.lacks_key(name) for name in health}
         index = {"index": self.router.index.fingerprint}
-        return Reply(200, self.live.to_dict(health, resting) | index)
+        return Reply(200, self.live.to_dict(health, resting, keyless) | index)
 
     async def show_map(self, _: Asked) -> Reply:
         """Where the utterances stand, for the page."""

@@ -353,6 +353,12 @@ def test_a_rejected_answer_is_better_than_none(router_of, fake):
         response = served.ask()
         assert (response.status_code, response.headers["x-semroute-model"]) == (200, "say:I don't know.")
         assert fake.models() == ["say:I don't know.", "status:500", "reset"]
+        until = time.monotonic() + 5
+        while not (live := served.get("/live").json())["recent"] and time.monotonic() < until:
+            time.sleep(0.02)
+        assert live["today"]["requests"] == 1
+        assert live["recent"][0]["model"] == "say:I don't know."
+        assert live["recent"][0]["attempts"][0].startswith("say:I don't know.: ")
 
 
 def test_a_held_stream_keeps_its_client_with_comments_and_repeats_nothing(router_of, fake):
@@ -893,6 +899,21 @@ def test_the_map_follows_the_index_and_needs_the_key(router_with_evil, tmp_path)
         second = served.get("/live/map", **key).json()
         assert second["utterances"] == 7
         assert second["index"] != first["index"]
+
+
+def test_the_page_says_whose_key_is_missing_and_what_became_of_each_attempt(router_of, browser):
+    cards = {"ok": {"api_key_env": "NOT_SET_ANYWHERE"}}
+    with serving(router_of("ok", "status:500", cards=cards)) as served:
+        assert served.ask().status_code == 503
+        assert {one["model"]: one["lacks_key"] for one in served.get("/live").json()["models"]} == {
+            "ok": True,
+            "status:500": False,
+        }
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
+        eventually(browser, "document.getElementById('recent').innerText.includes('ok: ')")
+        assert "ok: its key is not set → status:500: " in browser.value("document.body.innerText")
+        assert "its key is not set" in browser.value("document.getElementById('models').innerText")
+        quiet(browser)
 
 
 def test_the_page_asks_for_a_key_where_there_is_one(router_of, browser):
