@@ -143,10 +143,16 @@ def create_app(
     return app
 
 
+_NO_PATH = (
+    "There is no such path. OpenAI's clients take this server's address with /v1 as their base URL, "
+    "Anthropic's the address alone."
+)
+
+
 async def _http_error(request: Any, error: Exception) -> Response:
     """What Starlette itself refuses: unknown paths and methods."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    said = {404: "There is no such path.", 405: "This path takes another method."}
+    said = {404: _NO_PATH, 405: "This path takes another method."}
     body = wire.error(_api_of(request.scope), status, said.get(status, "The request failed."))
     return Response(body, status, media_type="application/json")
 

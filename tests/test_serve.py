@@ -376,6 +376,17 @@ def test_a_held_stream_keeps_its_client_with_comments_and_repeats_nothing(router
         assert fake.models() == ["say:As an AI I cannot.", slow]
 
 
+def test_a_wrong_base_url_is_told_the_right_one(router_of):
+    hello = {"model": "semroute/auto", "messages": HELLO}
+    with serving(router_of("ok")) as served:
+        plain = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0)
+        with pytest.raises(openai.NotFoundError, match="with /v1 as their base URL"):
+            plain.chat.completions.create(**hello)
+        doubled = anthropic.Anthropic(base_url=served.url + "/v1", api_key="none", max_retries=0)
+        with pytest.raises(anthropic.NotFoundError, match="Anthropic's the address alone"):
+            doubled.messages.create(max_tokens=9, **hello)
+
+
 def test_each_rise_is_recorded_so_that_the_next_prompt_goes_up_at_once(router_of, fake, tmp_path):
     cheap = "say:I'm not sure about that."
     store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}"}
