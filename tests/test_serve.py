@@ -22,7 +22,7 @@ import pytest
 from browser import Browser
 from serving import BILLING, CODING, HELLO, PATIENT, STATIC, make_router, serving
 
-from semroute import catalog, index
+from semroute import Router, catalog, index
 from semroute.build import build_index
 from semroute.cli import app as cli
 from semroute.config import ServeSettings, load_config
@@ -881,6 +881,21 @@ def test_the_map_shows_the_utterances_and_the_prompt_as_text_only(router_with_ev
         quiet(browser)
         fetched = {one["request"]["url"] for one in browser.happened("Network.requestWillBeSent")}
         assert all(url.startswith((served.url, "data:")) for url in fetched)
+
+
+def test_an_index_without_utterances_has_an_empty_map(tmp_path, browser):
+    models = {"ok": {"base_url": "http://127.0.0.1:9/v1"}}
+    settings = {"encoder": "static", "default": {"model": "ok"}, "models": models}
+    (tmp_path / "semroute.yaml").write_text(json.dumps(settings))
+    router = Router(index.build(load_config(tmp_path), STATIC).index, STATIC, folder=tmp_path / "index")
+    with serving(router) as served:
+        assert served.get("/live/map").json()["dots"] == []
+        assert served.post({"prompt": "refund"}, "/live/place").json()["place"] is None
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
+        assert eventually(browser, "document.body.innerText.includes('The index has no utterances.')")
+        try_prompt(browser, "where is my refund")
+        assert eventually(browser, "document.getElementById('decision').innerText.includes('default → ok')")
+        quiet(browser)
 
 
 def test_the_map_follows_the_index_and_needs_the_key(router_with_evil, tmp_path):
