@@ -884,7 +884,7 @@ def test_the_map_shows_the_utterances_and_the_prompt_as_text_only(router_with_ev
 
 
 def test_an_index_without_utterances_has_an_empty_map(tmp_path, browser):
-    models = dict.fromkeys(("ok", "other"), {"base_url": "http://127.0.0.1:9/v1"})
+    models = {name: {"base_url": "http://127.0.0.1:9/v1"} for name in ("ok", "other")}
     settings = {"encoder": "static", "default": {"models": ["ok", "other"]}, "models": models}
     (tmp_path / "semroute.yaml").write_text(json.dumps(settings))
     router = Router(index.build(load_config(tmp_path), STATIC).index, STATIC, folder=tmp_path / "index")
