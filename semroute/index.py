@@ -120,11 +120,14 @@ class RouteIndex:
         """The rows in the order of the config, shape (n,): a graph that grew keeps its old rows first."""
         return _in_order(self.config, self.entries)
 
-    def reconstruct(self) -> Vectors:
-        """The stored vectors, shape (n, dim)."""
+    def reconstruct(self, rows: NDArray[np.int64] | None = None) -> Vectors:
+        """The stored vectors, or those of `rows` (each a row of `entries`), shape (n, dim)."""
         if len(self.entries) == 0:
             return np.empty((0, self.manifest.encoder.dim), np.float32)
-        stored: Vectors = self.vectors.reconstruct_n(0, len(self.entries))
+        store: Any = self.vectors
+        stored: Vectors = (
+            store.reconstruct_n(0, len(self.entries)) if rows is None else store.reconstruct_batch(rows)
+        )
         return stored
 
     def _store_and_parameters(self, only: frozenset[int] | None) -> tuple[Any, Any]:

@@ -41,11 +41,13 @@ class Live:
         """Note a request that has been served."""
         self._turn()
         usd = sum(attempt.usd or 0.0 for attempt in attempts)
-        answer = next((one for one in reversed(attempts) if one.purpose == "answer"), None)
-        if answer is not None and answer.outcome == "answered":
+        asked = [one for one in attempts if one.purpose == "answer"]
+        given = _given(asked, status)
+        answer = given or (asked[-1] if asked else None)
+        if given is not None:
             self._requests += 1
             self._usd += usd
-            self._default_usd += _default_usd(answer, settings)
+            self._default_usd += _default_usd(given, settings)
         self._recent.appendleft(
             {
                 "id": identity,
@@ -62,7 +64,9 @@ class Live:
             }
         )
 
-    def to_dict(self, health: Mapping[str, Health], resting: Mapping[str, bool]) -> dict[str, Any]:
+    def to_dict(
+        self, health: Mapping[str, Health], resting: Mapping[str, bool], keyless: Mapping[str, bool]
+    ) -> dict[str, Any]:
         """Everything, as plain JSON types."""
         self._turn()
         return {
@@ -73,6 +77,7 @@ class Live:
                 {
                     "model": name,
                     "resting": resting[name],
+                    "lacks_key": keyless[name],
                     "attempts": one.measured.attempts,
                     "error_ratio": round(one.measured.errors, 3),
                     "rate_limited": one.measured.rate_limited,
@@ -88,6 +93,14 @@ class Live:
         today = int(time.time()) // 86_400
         if today != self._day:
             self._day, self._requests, self._usd, self._default_usd = today, 0, 0.0, 0.0
+
+
+def _given(asked: Sequence[Attempt], status: int) -> Attempt | None:
+    """The attempt whose answer the client has: what a cascade rejected, where the models above failed."""
+    answered = next((one for one in reversed(asked) if one.outcome == "answered"), None)
+    if answered is not None or status >= 400:
+        return answered
+    return next((one for one in asked if one.outcome == "rejected"), None)
 
 
 def _default_usd(answer: Attempt, settings: Settings) -> float:

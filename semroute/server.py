@@ -50,6 +50,7 @@ from semroute.errors import (
 )
 from semroute.escalations import OWN_NAMES
 from semroute.live import Live
+from semroute.livemap import LiveMap
 from semroute.metrics import CONTENT_TYPE, Metrics
 from semroute.text import estimated_tokens, routed_text
 from semroute.tracing import RequestTrace, Tracing
@@ -136,6 +137,8 @@ def create_app(
         Path_("/readyz", _Endpoint(service.readyz), methods=["GET"]),
         Path_("/metrics", _Endpoint(service.show_metrics), methods=["GET"]),
         Path_("/live", _Endpoint(service.show_live), methods=["GET"]),
+        Path_("/live/map", _Endpoint(service.show_map), methods=["GET"]),
+        Path_("/live/place", _Endpoint(service.place), methods=["POST"]),
         Path_("/", _Endpoint(service.page), methods=["GET"]),
     ]
     allowed = None if hosts is None else frozenset(host.lower() for host in hosts)
@@ -159,10 +162,16 @@ def create_app(
     return app
 
 
+_NO_PATH = (
+    "There is no such path. OpenAI's clients take this server's address with /v1 as their base URL, "
+    "Anthropic's the address alone."
+)
+
+
 async def _http_error(request: Any, error: Exception) -> Response:
     """What Starlette itself refuses: unknown paths and methods."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    said = {404: "There is no such path.", 405: "This path takes another method."}
+    said = {404: _NO_PATH, 405: "This path takes another method."}
     body = wire.error(_api_of(request.scope), status, said.get(status, "The request failed."))
     return Response(body, status, media_type="application/json")
 
@@ -191,6 +200,7 @@ class Service:
         self.in_flight = 0
         self.affinity = Affinity(time.monotonic)
         self.live = Live()
+        self._map = LiveMap(router)
         self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, tls=tls)
         self.metrics = Metrics(self.upstreams.health, lambda: self.router.without_outcomes)
         self._decider = Decider(router, self.settings.routing_s)
@@ -472,7 +482,20 @@ class Service:
         """What the page shows."""
         health = self.upstreams.health()
         resting = {name: self.upstreams.is_resting(name) for name in health}
-        return Reply(200, self.live.to_dict(health, resting))
+        keyless = {name: self.upstreams.lacks_key(name) for name in health}
+        index = {"index": self.router.index.fingerprint}
+        return Reply(200, self.live.to_dict(health, resting, keyless) | index)
+
+    async def show_map(self, _: Asked) -> Reply:
+        """Where the utterances stand, for the page."""
+        return Reply(200, await asyncio.to_thread(self._map.to_dict))
+
+    async def place(self, asked: Asked) -> Reply:
+        """Where a prompt stands among them."""
+        prompt = wire.read_body(asked.raw).fields.get("prompt")
+        if not isinstance(prompt, str):
+            raise BadRequest(400, "Give a `prompt`.", param="prompt")
+        return Reply(200, await asyncio.to_thread(self._map.place, prompt))
 
     async def page(self, _: Asked) -> Reply:
         """The page for people; it holds nothing until it is given a key, where there are any."""
@@ -1049,7 +1072,8 @@ class _Completion:
 
 _NO_LIMITS = ClientLimits()
 _TRACED = {*_PATHS, "/v1/route"}
-_KNOWN = {*_PATHS, *_OPEN, _COUNT, "/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/live", "/"}
+_SMALL = {"/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/live", "/live/map", "/live/place"}
+_KNOWN = {*_PATHS, *_OPEN, *_SMALL, _COUNT}
 
 
 class _Response:

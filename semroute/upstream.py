@@ -316,6 +316,10 @@ class Upstreams:
         """Whether the model is left alone now, after failures."""
         return not self._upstreams[name].health.is_ready(self._clock())
 
+    def lacks_key(self, name: str) -> bool:
+        """Whether the model cannot be called, because the variable of its key is not set."""
+        return self._upstreams[name].lacks_key
+
     async def close(self) -> None:
         """Close every connection."""
         await self._pool.aclose()

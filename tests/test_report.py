@@ -27,7 +27,7 @@ from semroute.escalations.importing import GradedPrompt
 from semroute.evaluate import Case, heldout_cases
 from semroute.report import gather, render
 from semroute.report.coverage import curve
-from semroute.report.layout import between, positions
+from semroute.report.layout import between, layout, positions
 from semroute.report.savings import saved_over_time
 from semroute.report.spreadsheet import cell, wrong_csv
 from semroute.router import Router
@@ -279,6 +279,13 @@ def test_any_number_of_utterances_gets_a_place(count):
     vectors = np.eye(48, dtype=np.float32)[:count]
     assert np.isfinite(positions(vectors)).all()
     assert np.isfinite(positions(np.repeat(vectors[:1], count, axis=0))).all()
+
+
+@pytest.mark.parametrize("count", [1, 4, 40])
+def test_a_vector_of_the_layout_is_placed_where_it_stands(count):
+    vectors = np.eye(48, dtype=np.float32)[:count]
+    found, places = layout(vectors)
+    assert found.place(vectors) == pytest.approx(places, abs=1e-6)
 
 
 def test_a_prompt_stands_at_its_nearest_utterance_or_between_equals():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -19,12 +20,12 @@ import httpx2
 import openai
 import pytest
 from browser import Browser
-from serving import HELLO, PATIENT, make_router, serving
+from serving import BILLING, CODING, HELLO, PATIENT, STATIC, make_router, serving
 
-from semroute import catalog
+from semroute import Router, catalog, index
 from semroute.build import build_index
 from semroute.cli import app as cli
-from semroute.config import ServeSettings
+from semroute.config import ServeSettings, load_config
 from semroute.decisionlog import open_log
 from semroute.errors import ConfigError
 
@@ -393,6 +394,12 @@ def test_a_rejected_answer_is_better_than_none(router_of, fake):
         response = served.ask()
         assert (response.status_code, response.headers["x-semroute-model"]) == (200, "say:I don't know.")
         assert fake.models() == ["say:I don't know.", "status:500", "reset"]
+        until = time.monotonic() + 5
+        while not (live := served.get("/live").json())["recent"] and time.monotonic() < until:
+            time.sleep(0.02)
+        assert live["today"]["requests"] == 1
+        assert live["recent"][0]["model"] == "say:I don't know."
+        assert live["recent"][0]["attempts"][0].startswith("say:I don't know.: ")
 
 
 def test_a_held_stream_keeps_its_client_with_comments_and_repeats_nothing(router_of, fake):
@@ -408,6 +415,17 @@ def test_a_held_stream_keeps_its_client_with_comments_and_repeats_nothing(router
         assert response.text.count('"content": "7 "') == 1
         assert response.text.rstrip().endswith("[DONE]")
         assert fake.models() == ["say:As an AI I cannot.", slow]
+
+
+def test_a_wrong_base_url_is_told_the_right_one(router_of):
+    hello = {"model": "semroute/auto", "messages": HELLO}
+    with serving(router_of("ok")) as served:
+        plain = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0)
+        with pytest.raises(openai.NotFoundError, match="with /v1 as their base URL"):
+            plain.chat.completions.create(**hello)
+        doubled = anthropic.Anthropic(base_url=served.url + "/v1", api_key="none", max_retries=0)
+        with pytest.raises(anthropic.NotFoundError, match="Anthropic's the address alone"):
+            doubled.messages.create(max_tokens=9, **hello)
 
 
 def test_each_rise_is_recorded_so_that_the_next_prompt_goes_up_at_once(router_of, fake, tmp_path):
@@ -857,6 +875,13 @@ def quiet(browser):
     assert browser.happened("Page.javascriptDialogOpening") == []
 
 
+def eventually(browser, script, seconds=20):
+    until = time.monotonic() + seconds
+    while not (found := browser.value(script)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_the_page_shows_what_is_going_on(router_of, fake, browser, width, scheme):
     cards = {
@@ -885,9 +910,7 @@ def test_the_page_shows_what_is_going_on(router_of, fake, browser, width, scheme
         assert browser.value("document.documentElement.scrollWidth") <= width
         browser.value("document.getElementById('prompt').value = 'send me an <b>invoice</b>'")
         browser.value("document.querySelector('#try button').click()")
-        until = time.monotonic() + 5
-        while not browser.value("document.getElementById('decision').innerText") and time.monotonic() < until:
-            time.sleep(0.05)
+        eventually(browser, "document.getElementById('decision').innerText.includes('invoice')")
         assert "billing → status:500" in browser.value("document.getElementById('decision').innerText")
         assert "send me an invoice" in browser.value("document.getElementById('decision').innerText")
         quiet(browser)
@@ -896,6 +919,113 @@ def test_the_page_shows_what_is_going_on(router_of, fake, browser, width, scheme
 
             picture = browser._ask("Page.captureScreenshot", format="png")["data"]
             (Path(folder) / f"page-{width}.png").write_bytes(base64.b64decode(picture))
+
+
+EVIL = "<img src=x onerror=alert(1)> </script><script>alert(2)</script> refund"
+
+
+def try_prompt(browser, prompt):
+    browser.value(f"document.getElementById('prompt').value = {json.dumps(prompt)}")
+    browser.value("document.querySelector('#try button').click()")
+
+
+def place_of(browser, what):
+    return browser.value(
+        f"(() => {{ const box = document.querySelector('{what}').getBoundingClientRect();"
+        " return [box.x + box.width / 2, box.y + box.height / 2] })()"
+    )
+
+
+@pytest.fixture
+def router_with_evil(tmp_path):
+    evil = {"model": "ok", "utterances": [*BILLING, EVIL], "description": EVIL}
+    models = {"ok": {"base_url": "http://127.0.0.1:9/v1"}}
+    router = make_router(tmp_path, models, billing=evil)
+    yield router
+    router.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_map_shows_the_utterances_and_the_prompt_as_text_only(router_with_evil, browser, width, scheme):
+    with serving(router_with_evil) as served:
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"), width=width, scheme=scheme)
+        assert eventually(browser, "document.querySelectorAll('#chart path').length") == 9
+        assert browser.value("document.getElementById('legend').innerText").split() == ["billing", "coding"]
+        colors = (
+            "new Set([...document.querySelectorAll('#chart path')].map(p => p.getAttribute('fill'))).size"
+        )
+        assert browser.value(colors) == 2
+        try_prompt(browser, EVIL)
+        assert eventually(browser, "document.querySelectorAll('#chart .prompt').length") == 1
+        assert EVIL in browser.value("document.getElementById('decision').innerText")
+        # The prompt is an utterance of the index: it stands beside it, and pointing at it shows the text.
+        browser.value("document.getElementById('chart').scrollIntoView({block: 'center'})")
+        browser.move_mouse(*place_of(browser, "#chart .prompt"))
+        assert "refund" in eventually(browser, "document.querySelector('.tip').innerText")
+        assert browser.value("document.querySelectorAll('img, body script').length") == 1
+        assert browser.value("document.documentElement.scrollWidth") <= width
+        quiet(browser)
+        fetched = {one["request"]["url"] for one in browser.happened("Network.requestWillBeSent")}
+        assert all(url.startswith((served.url, "data:")) for url in fetched)
+
+
+def test_an_index_without_utterances_has_an_empty_map(tmp_path, browser):
+    models = {name: {"base_url": "http://127.0.0.1:9/v1"} for name in ("ok", "other")}
+    settings = {"encoder": "static", "default": {"models": ["ok", "other"]}, "models": models}
+    (tmp_path / "semroute.yaml").write_text(json.dumps(settings))
+    router = Router(index.build(load_config(tmp_path), STATIC).index, STATIC, folder=tmp_path / "index")
+    with serving(router) as served:
+        assert served.get("/live/map").json()["dots"] == []
+        assert served.post({"prompt": "refund"}, "/live/place").json()["place"] is None
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
+        assert eventually(browser, "document.body.innerText.includes('The index has no utterances.')")
+        try_prompt(browser, "where is my refund")
+        assert eventually(browser, "document.getElementById('decision').innerText.includes('default → ok')")
+        quiet(browser)
+
+
+def test_the_map_follows_the_index_and_needs_the_key(router_with_evil, tmp_path):
+    with serving(router_with_evil, keys={"me": "key-of-mine"}) as served:
+        assert served.get("/live/map").status_code == 401
+        assert served.post({"prompt": "refund"}, "/live/place").status_code == 401
+        key = {"authorization": "Bearer key-of-mine"}
+        first = served.get("/live/map", **key).json()
+        assert first["index"] == served.get("/live", **key).json()["index"]
+        assert [dot[3] for dot in first["dots"]] == [*BILLING, EVIL, *CODING]
+        assert all(-1 <= value <= 1 for dot in first["dots"] for value in dot[:2])
+        for body in ({}, {"prompt": 1}, {"prompt": None}):
+            assert served.post(body, "/live/place", **key).status_code == 400
+        place = served.post({"prompt": "\ud800" + "refund " * 10_000}, "/live/place", **key)
+        assert place.status_code in (200, 400)
+        # Utterance and prompt in one place: where a prompt is an utterance, it stands among its like.
+        one = served.post({"prompt": CODING[0]}, "/live/place", **key).json()["place"]
+        mine = {dot[3]: dot[:2] for dot in first["dots"]}
+        nearest = min(mine, key=lambda text: math.dist(mine[text], one))
+        assert nearest in CODING
+        folder = tmp_path / "index"
+        (tmp_path / "1.yaml").write_text(
+            json.dumps({"name": "billing", "utterances": BILLING[:3], "model": "ok"})
+        )
+        index.save(index.build(load_config(tmp_path), STATIC).index, folder)
+        served.router.reload()
+        second = served.get("/live/map", **key).json()
+        assert second["utterances"] == 7
+        assert second["index"] != first["index"]
+
+
+def test_the_page_says_whose_key_is_missing_and_what_became_of_each_attempt(router_of, browser):
+    cards = {"ok": {"api_key_env": "NOT_SET_ANYWHERE"}}
+    with serving(router_of("ok", "status:500", cards=cards)) as served:
+        assert served.ask().status_code == 503
+        assert {one["model"]: one["lacks_key"] for one in served.get("/live").json()["models"]} == {
+            "ok": True,
+            "status:500": False,
+        }
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
+        eventually(browser, "document.getElementById('recent').innerText.includes('ok: ')")
+        assert "ok: its key is not set → status:500: " in browser.value("document.body.innerText")
+        assert "its key is not set" in browser.value("document.getElementById('models').innerText")
+        quiet(browser)
 
 
 def test_the_page_asks_for_a_key_where_there_is_one(router_of, browser):

@@ -8,7 +8,7 @@ vote weighs them. Near means alike; the axes mean nothing, and neither do distan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -40,28 +40,48 @@ def evenly(count: int, most: int) -> Rows:
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(np.int64))[:count]
 
 
-def positions(vectors: Vectors) -> Points:
-    """A place in [-1, 1] x [-1, 1] for each of `vectors`, shape (n, dim), unit rows; shape (n, 2).
+class Layout(NamedTuple):
+    """What everything else is placed by: at most `FITTED` vectors (n, dim), and their places (n, 2)."""
 
-    The same vectors give the same places on the same machine.
+    vectors: Vectors
+    places: Points
+
+    def place(self, vectors: Vectors) -> Points:
+        """Where `vectors`, shape (m, dim), unit rows, stand: each among its nearest; shape (m, 2).
+
+        There must be at least one to place them by.
+        """
+        found = np.empty((len(vectors), 2))
+        by = min(_PLACED_BY, len(self.places))
+        for start in range(0, len(vectors), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            similarities = vectors[block] @ self.vectors.T
+            nearest = np.argpartition(-similarities, by - 1, axis=1)[:, :by]
+            cosines = np.take_along_axis(similarities, nearest, axis=1).astype(np.float64)
+            weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / TEMPERATURE)
+            weights /= weights.sum(axis=1, keepdims=True)
+            found[block] = np.einsum("nk,nkd->nd", weights, self.places[nearest])
+        return found
+
+
+def layout(vectors: Vectors) -> tuple[Layout, Points]:
+    """The layout of `vectors`, shape (n, dim), unit rows, and the place of each, shape (n, 2).
+
+    Places are in [-1, 1] x [-1, 1]. The same vectors give the same places on the same machine.
     """
-    if len(vectors) == 0:
-        return np.zeros((0, 2))
     rows = evenly(len(vectors), FITTED)
-    fitted = _scaled(_embedded(vectors[rows]))
+    fitted = vectors[rows]
+    found = Layout(fitted, _scaled(_embedded(fitted)) if len(fitted) else np.zeros((0, 2)))
     if len(rows) == len(vectors):
-        return fitted
-    places = np.empty((len(vectors), 2))
-    for start in range(0, len(vectors), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        similarities = vectors[block] @ vectors[rows].T
-        nearest = np.argpartition(-similarities, _PLACED_BY, axis=1)[:, :_PLACED_BY]
-        cosines = np.take_along_axis(similarities, nearest, axis=1).astype(np.float64)
-        weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / TEMPERATURE)
-        weights /= weights.sum(axis=1, keepdims=True)
-        places[block] = np.einsum("nk,nkd->nd", weights, fitted[nearest])
-    places[rows] = fitted
-    return places
+        return found, found.places
+    places = found.place(vectors)
+    places[rows] = found.places
+    return found, places
+
+
+def positions(vectors: Vectors) -> Points:
+    """The places of `layout` alone."""
+    return layout(vectors)[1]
 
 
 def between(places: Points, similarities: Sequence[float]) -> tuple[float, float]:
