@@ -180,6 +180,7 @@ def test_a_case_about_a_model_alone_says_nothing_of_routes(router):
     assert all(one.label == one.found for one in both.map.prompts)
     (row,) = csv.DictReader(io.StringIO(wrong_csv([wrong])))
     assert (row["expected"], row["expected_model"], row["model"]) == ("(any)", "big", "small")
+    assert row["tags"] == "smoke"
 
 
 # What the page may do

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _HEAD = (
     *("file", "line", "prompt", "expected", "found", "reason", "confidence", "nearest", "similarity"),
-    *("expected_model", "model"),
+    *("expected_model", "model", "tags"),
 )
 # Some programs take the full-width forms for the others.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -43,7 +43,8 @@ def wrong_csv(wrong: Iterable[Wrong]) -> str:
         )
         # A cosine may be negative, and a number is no formula.
         similarity = f"{nearest.similarity:.4f}" if nearest else ""
-        write([*map(cell, texts), similarity, cell(one.case.model or ""), cell(one.model)])
+        probed = (one.case.model or "", one.model, ", ".join(one.case.tags))
+        write([*map(cell, texts), similarity, *map(cell, probed)])
     return out.getvalue()
 
 

@@ -306,12 +306,16 @@
       if (seriesIndex === first && dataIndex === 0) {
         taken = shown.map((one) => chart.convertToPixel("grid", [one.usd, one.quality])).map(([x, y]) => ({ x: x - 5, y: y - 5, width: 10, height: 10 }));
       }
-      const right = rect.x + rect.width + 4, left = rect.x - width - 4, above = rect.y - height - 1, below = rect.y + rect.height + 1;
-      const middle = rect.y + (rect.height - height) / 2, centre = rect.x + (rect.width - width) / 2;
-      const sides = [middle, above, below].flatMap((y) => (y === middle ? [right, left] : [centre, right, left]).map((x) => ({ x, y, width, height })))
-        .filter((one) => one.x >= 66 && one.x + width <= chart.getWidth() && one.y >= 0)
-        .map((one) => ({ ...one, cost: taken.reduce((sum, other) => sum + covered(one, other), 0) }));
-      const place = sides.reduce((best, one) => (one.cost < best.cost ? one : best), sides[0] || { x: right, y: middle, width, height });
+      const centre = rect.x + (rect.width - width) / 2, middle = rect.y + (rect.height - height) / 2;
+      // Beside the point, then above and below; where all that is taken, further off.
+      const around = (gap) => {
+        const right = rect.x + rect.width + gap, left = rect.x - width - gap, above = rect.y - height - gap + 3, below = rect.y + rect.height + gap - 3;
+        return [[right, middle], [left, middle], ...[above, below].flatMap((y) => [centre, right, left].map((x) => [x, y]))];
+      };
+      const sides = [4, 14, 26].flatMap((gap) => around(gap).map(([x, y]) => ({ x, y, width, height, far: gap })))
+        .filter((one) => one.x >= 66 && one.x + width <= chart.getWidth() && one.y >= 0 && one.y + height <= chart.getHeight() - 44)
+        .map((one) => ({ ...one, cost: one.far + taken.reduce((sum, other) => sum + covered(one, other), 0) }));
+      const place = sides.reduce((best, one) => (one.cost < best.cost ? one : best), sides[0] || { x: centre, y: middle, width, height });
       taken.push(place);
       return { x: place.x, y: place.y, align: "left", verticalAlign: "top" };
     };
