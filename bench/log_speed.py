@@ -22,7 +22,7 @@ from semroute.decisionlog import open_log
 from semroute.decisionlog.savings import savings
 from semroute.decisionlog.writer import LogWriter
 from semroute.encoders import open_encoder
-from semroute.router import _PLAIN, Router, _Verdict
+from semroute.router import Router
 from semroute.shapes import LogSettings
 from semroute.telemetry import Decided, Feed
 from semroute.ulid import new_ulid
@@ -82,9 +82,9 @@ def print_added(routers: dict[str, Router], prompts: list[str], rounds: int) -> 
                 router.served(decision, prompt_tokens=100, completion_tokens=200)
                 wall[name].append(between - started)
                 told[name].append(time.perf_counter() - between)
-                verdict = _Verdict(decision.route, decision.reason, decision.detail)
+                again = replace(decision, id=new_ulid())
                 started = time.perf_counter()
-                router._decided(replace(decision, id=new_ulid()), verdict, prompt, _PLAIN)
+                router.tell(again, prompt)
                 added[name].append(time.perf_counter() - started)
     print(f"{'':14}{'route, ms':>12}{'p99':>8}{'added, us':>12}{'served(), us':>14}{'dropped':>9}")
     for name, router in routers.items():
