@@ -21,7 +21,8 @@ from semroute.config import Config, Place, load_config
 from semroute.encoders import open_encoder, open_words
 from semroute.errors import ArtifactError, EncodingFailed
 from semroute.freshness import fingerprint
-from semroute.router import Router, limits_of
+from semroute.router import Router
+from semroute.snapshot import limits_of
 from semroute.sources import text_key
 from semroute.yaml import shorten
 
