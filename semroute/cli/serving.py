@@ -1,4 +1,4 @@
-"""The command that serves HTTP: address, keys, signals, logs. What is served is in `semroute/server.py`."""
+"""The command that serves HTTP: address, keys, signals, logs. What is served is in `semroute/server/`."""
 
 from __future__ import annotations
 

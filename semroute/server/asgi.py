@@ -1,0 +1,185 @@
+"""What stands between ASGI and the rest: reading a body, seeing a client go, sending an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from semroute import wire
+from semroute.config import Api
+from semroute.tracing import RequestTrace
+from semroute.wire import BadRequest
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+JSON = b"application/json"
+_DISCARDED_BYTES = 256 << 20  # of a body that is too long: read, so that the client sees why
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A small request: its body, the rest of its path, whose key it came with, and its trace."""
+
+    raw: bytes
+    name: str
+    owner: str | None
+    trace: RequestTrace
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A small answer: JSON, or bytes of another kind."""
+
+    status: int
+    content: Any
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    content_type: bytes = JSON
+
+
+class Gone(Exception):  # noqa: N818
+    """The client has hung up."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The body. Raises BadRequest when it is too long, Gone when the client is."""
+    chunks, length = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        chunk = message.get("body", b"")
+        length += len(chunk)
+        if length <= limit:
+            chunks.append(chunk)
+        elif length > _DISCARDED_BYTES:
+            break
+        else:
+            chunks.clear()
+        if not message.get("more_body", False):
+            break
+    if length > limit:
+        raise BadRequest(413, f"The body is longer than {limit:,} bytes.", code="request_too_large")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class Hangup:
+    """Ends the task that serves a client as soon as the client is gone."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._done = False
+        self.gone = False
+
+    async def __aenter__(self) -> Hangup:
+        self._owner = asyncio.current_task()
+        self._waiting = asyncio.create_task(self._wait())
+        return self
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._done and self._owner is not None:
+            self.gone = True
+            self._owner.cancel()
+
+    def answered(self) -> None:
+        """The last byte is about to be sent: what comes now is no hang-up."""
+        self._done = True
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._done = True
+        self._waiting.cancel()
+        if self.gone and self._owner is not None:
+            self._owner.uncancel()
+        return self.gone and kind is asyncio.CancelledError
+
+
+class Response:
+    """The response to one client, as far as it has gone."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.held = False
+        self.failed = False
+        self.status = 0
+        self.model: str | None = None
+
+    async def start(self, status: int, content_type: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Status and headers."""
+        self.started, self.status = True, status
+        listed = [(b"content-type", content_type), *headers]
+        if content_type.startswith(b"text/event-stream"):
+            listed.append((b"cache-control", b"no-cache"))
+        await self._send({"type": "http.response.start", "status": status, "headers": listed})
+
+    async def send(self, body: bytes) -> None:
+        """Some of the body."""
+        self.held = True
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self, body: bytes) -> None:
+        """The rest of it."""
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def refuse(self, scope: Scope, error: BadRequest, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """An error, where nothing has been sent."""
+        self.status = error.status
+        await respond_error(scope, self._send, error, headers)
+
+
+async def respond(
+    send: Send, status: int, content_type: bytes, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """The whole of a response."""
+    length = str(len(body)).encode()
+    listed = [(b"content-type", content_type), (b"content-length", length), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": listed})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_error(
+    scope: Scope, send: Send, error: BadRequest, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """An error in the dialect of the path."""
+    listed = list(headers)
+    if error.status in (429, 503) and not any(name == b"retry-after" for name, _ in listed):
+        listed.append((b"retry-after", str(error.retry_after).encode()))
+        if error.retry_after > 60:
+            listed.append((b"x-should-retry", b"false"))
+    if error.status == 401:
+        listed.append((b"www-authenticate", b"Bearer"))
+    body = wire.error(api_of(scope), error.status, error.message, code=error.code, param=error.param)
+    await respond(send, error.status, JSON, body, listed)
+
+
+def api_of(scope: Scope) -> Api:
+    """Whose dialect a path speaks."""
+    return "messages" if scope["path"].startswith("/v1/messages") else "chat"
+
+
+class Endpoint:
+    """An endpoint that takes a small body, of at most `limit` bytes, and answers at once."""
+
+    def __init__(self, answer: Callable[[Asked], Awaitable[Reply]], limit: int) -> None:
+        self._answer = answer
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            raw = await read_body(scope, receive, self._limit) if scope["method"] == "POST" else b""
+            name = scope.get("path_params", {}).get("name", "")
+            reply = await self._answer(Asked(raw, name, scope["semroute.owner"], scope["semroute.trace"]))
+        except BadRequest as error:
+            await respond_error(scope, send, error)
+            return
+        except Gone:
+            return
+        content = reply.content
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        await respond(send, reply.status, reply.content_type, body, reply.headers)

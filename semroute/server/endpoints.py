@@ -1,0 +1,172 @@
+"""The endpoints that answer at once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import hashlib
+import logging
+from importlib import resources
+from typing import Any
+
+from semroute import wire
+from semroute.errors import (
+    OutcomeConflict,
+    OutcomeInvalid,
+    QuotaExceeded,
+    StoreError,
+    UnknownDecision,
+)
+from semroute.escalations import OWN_NAMES
+from semroute.livemap import LiveMap
+from semroute.metrics import CONTENT_TYPE
+from semroute.server.asgi import Asked, Reply
+from semroute.server.headers import described
+from semroute.server.ledger import Aside
+from semroute.server.service import AUTO, Service, unknown_model
+from semroute.wire import BadRequest
+
+_log = logging.getLogger("semroute.serve")
+
+
+class Endpoints:
+    """A method for each; what they share is the service's."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._map = LiveMap(service.router)
+
+    async def models(self, _: Asked) -> Reply:
+        """The virtual model and those of the config."""
+        cards = self._service.router.index.config.settings.models
+        listed = [_model_entry(AUTO, "semroute")] + [
+            _model_entry(name, card.provider) for name, card in cards.items()
+        ]
+        return Reply(200, {"object": "list", "data": listed})
+
+    async def model(self, asked: Asked) -> Reply:
+        """One of them."""
+        name, cards = asked.name, self._service.router.index.config.settings.models
+        if name == AUTO:
+            return Reply(200, _model_entry(AUTO, "semroute"))
+        if name not in cards:
+            raise unknown_model("There is no such model.")
+        return Reply(200, _model_entry(name, cards[name].provider))
+
+    async def route(self, asked: Asked) -> Reply:
+        """A decision, and no model called."""
+        body = wire.read_body(asked.raw)
+        fields = body.fields
+        prompt = next((fields[key] for key in ("prompt", "messages", "input") if key in fields), None)
+        if not isinstance(prompt, str | list) or not (prompt or isinstance(prompt, str)):
+            raise BadRequest(400, "Give a `prompt`, or `messages`.", param="prompt")
+        request: dict[str, Any] = {
+            key: fields[key]
+            for key in ("exclude", "needs", "max_usd_per_1m", "weights", "step", "metadata")
+            if fields.get(key) is not None
+        }
+        model = fields.get("model", AUTO)
+        if isinstance(model, str) and model.startswith("router@"):
+            weights, models = self._service.choice(model)
+            request |= {"weights": weights} if weights is not None else {}
+            request |= {"models": models} if models else {}
+        if self._service.settings.arbiter is not None:
+            self._service.budgets.limits_of(asked.owner)  # it costs
+        aside = Aside(self._service, asked.owner, asked.trace)
+        decision = await self._service.decide(prompt, request, aside)
+        asked.trace.decided(decision)
+        for attempt in aside.attempts:
+            self._service.called(decision, attempt)
+        return Reply(200, decision.to_dict(), tuple(described(decision, decision.id, decision.model)))
+
+    async def feedback(self, asked: Asked) -> Reply:
+        """How good the model of a decision was, or which one was needed in its place."""
+        fields = wire.read_body(asked.raw).fields
+        identity = fields.get("decision_id", fields.get("id"))
+        score, to, why, by = (fields.get(key) for key in ("score", "to", "why", "by"))
+        if not isinstance(identity, str) or not identity:
+            raise BadRequest(400, "`id` must be the id of a decision (x-semroute-id).", param="id")
+        for name, value in (("to", to), ("why", why), ("by", by)):
+            if value is not None and not isinstance(value, str):
+                raise BadRequest(400, f"`{name}` must be text.", param=name)
+        who = by or asked.owner or "client"
+        if who in OWN_NAMES:
+            raise BadRequest(400, f"`by` must not be {who}: that is the router's own.", param="by")
+        if to is not None:
+            call = functools.partial(self._service.router.escalate, identity, to=to, by=who, why=why)
+        elif isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1:
+            call = functools.partial(self._service.router.feedback, identity, float(score), by=who)
+        else:
+            message = "Give a `score` from 0 to 1, or `to`, the model that was needed."
+            raise BadRequest(400, message, param="score")
+        try:
+            outcome = await self._service.books.ask(call)
+        except UnknownDecision as error:
+            raise BadRequest(404, str(error), code="unknown_decision", param="id") from None
+        except OutcomeInvalid as error:
+            raise BadRequest(400, str(error), param=error.field) from None
+        except QuotaExceeded as error:
+            raise BadRequest(429, str(error), code="quota_exceeded") from None
+        except OutcomeConflict as error:
+            raise BadRequest(409, str(error)) from None
+        except StoreError as error:
+            _log.warning("Feedback could not be stored: %s", error)
+            message = "The feedback could not be stored; try again later."
+            raise BadRequest(503, message, code="store_unavailable") from None
+        return Reply(200, {"id": outcome, "decision_id": identity})
+
+    async def healthz(self, _: Asked) -> Reply:
+        """The process answers."""
+        return Reply(200, {"status": "ok"})
+
+    async def readyz(self, _: Asked) -> Reply:
+        """Whether requests should be sent here."""
+        if self._service.draining:
+            return Reply(503, {"status": "stopping"})
+        return Reply(200, {"status": "ready", "index": self._service.router.index.fingerprint})
+
+    async def show_metrics(self, _: Asked) -> Reply:
+        """What is counted."""
+        self._service.metrics.in_flight(self._service.in_flight)
+        return Reply(200, self._service.metrics.text(), content_type=CONTENT_TYPE.encode())
+
+    async def show_live(self, _: Asked) -> Reply:
+        """What the page shows."""
+        health = self._service.upstreams.health()
+        resting = {name: self._service.upstreams.is_resting(name) for name in health}
+        keyless = {name: self._service.upstreams.lacks_key(name) for name in health}
+        index = {"index": self._service.router.index.fingerprint}
+        return Reply(200, self._service.live.to_dict(health, resting, keyless) | index)
+
+    async def show_map(self, _: Asked) -> Reply:
+        """Where the utterances stand, for the page."""
+        return Reply(200, await asyncio.to_thread(self._map.to_dict))
+
+    async def place(self, asked: Asked) -> Reply:
+        """Where a prompt stands among them."""
+        prompt = wire.read_body(asked.raw).fields.get("prompt")
+        if not isinstance(prompt, str):
+            raise BadRequest(400, "Give a `prompt`.", param="prompt")
+        return Reply(200, await asyncio.to_thread(self._map.place, prompt))
+
+    async def page(self, _: Asked) -> Reply:
+        """The page for people; it holds nothing until it is given a key, where there are any."""
+        html, headers = _page()
+        return Reply(200, html, headers, b"text/html; charset=utf-8")
+
+
+@functools.cache
+def _page() -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
+    """The page, and headers that let it run its own script and nothing else."""
+    html = resources.files("semroute").joinpath("live.html").read_bytes()
+    script = html.partition(b"<script>")[2].partition(b"</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script).digest())
+    policy = b"default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src "
+    policy += b"'sha256-%s'" % digest
+    shut = b"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return html, ((b"content-security-policy", policy + shut), (b"referrer-policy", b"no-referrer"))
+
+
+def _model_entry(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}

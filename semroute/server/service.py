@@ -1,0 +1,202 @@
+"""What one app holds, and what is done with it whoever asks: decide, record, take a new index."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import ssl
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semroute import arbiter, catalog
+from semroute.affinity import Affinity
+from semroute.artifact import MANIFEST
+from semroute.config import Arbiter, Cascade, ServeSettings, Weights
+from semroute.deciding import Decider
+from semroute.decision import Decision
+from semroute.errors import SemrouteError
+from semroute.live import Live
+from semroute.metrics import Metrics
+from semroute.server.books import Books
+from semroute.server.budgets import Budgets
+from semroute.text import routed_text
+from semroute.upstream import Attempt, Observer, Upstreams
+from semroute.wire import BadRequest
+
+if TYPE_CHECKING:
+    from semroute.router import Router
+
+AUTO = "semroute/auto"
+"""The model that is none: the router chooses."""
+
+_log = logging.getLogger("semroute.serve")
+_POLL_S = 1.0
+_REMEMBERED_ANSWERS = 10_000
+
+
+class Service:
+    """What one app holds: the router, the upstreams, the books. For one event loop."""
+
+    def __init__(
+        self,
+        router: Router,
+        environ: Mapping[str, str],
+        settings: ServeSettings | None,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.router = router
+        self.settings = settings or router.index.config.settings.serve or ServeSettings()
+        self.body_limit = int(self.settings.max_body_mb * 1e6)  # bytes
+        self.draining = False
+        self.in_flight = 0
+        self.affinity = Affinity(time.monotonic)
+        self.live = Live()
+        self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, tls=tls)
+        self.metrics = Metrics(self.upstreams.health, lambda: self.router.without_outcomes)
+        self.books = Books(self.metrics.dropped)
+        self.budgets = Budgets(self.settings.clients)
+        self._decider = Decider(router, self.settings.routing_s)
+        self._measured = 0
+        self._answered: dict[bytes, tuple[str, float]] = {}
+
+    async def decide(
+        self, prompt: Any, asked: Mapping[str, Any], observer: Observer | None = None
+    ) -> Decision:
+        """Route without holding up the event loop; a prompt that takes too long goes to the default.
+
+        observer: is told of the arbiter's call, where the vote is unsure and there is one; None for no call.
+        The listeners, such as the decision log, hear of what was settled in the end.
+        """
+        chooser = self.settings.arbiter
+        if observer is None or chooser is None:
+            decision = await self._decider.decide(prompt, asked)
+        else:
+            decision = await self._decider.decide(prompt, {**asked, "tell": False})
+            try:
+                if arbiter.is_grey(decision, chooser):
+                    decision = await self._arbitrated(decision, prompt, asked, chooser, observer)
+            finally:  # also where the client has gone meanwhile
+                self.router.tell(decision, prompt, **asked)
+        self.metrics.decided(decision)
+        return decision
+
+    async def _arbitrated(
+        self, decision: Decision, prompt: Any, asked: Mapping[str, Any], chooser: Arbiter, observer: Observer
+    ) -> Decision:
+        config = self.router.index.config
+        if chooser.model not in config.settings.models:
+            return decision
+        body, names = arbiter.question(decision, routed_text(prompt), config, chooser)
+        until = time.monotonic() + chooser.patience_s
+        answer = await self.upstreams.ask(chooser.model, body, until, observer, "arbiter")
+        found, route = arbiter.picked(answer or "", names)
+        return self.router.settled(decision, route, prompt, **asked) if found else decision
+
+    def cascade_of(self, decision: Decision) -> Cascade | None:
+        """The cascade of the route that serves."""
+        config = self.router.index.config
+        try:
+            served = config.settings.default if decision.route is None else config.route(decision.route)
+        except KeyError:  # the index was replaced meanwhile
+            return None
+        return served.cascade
+
+    def called(self, decision: Decision | None, attempt: Attempt) -> None:
+        """Let the decision log have what was called, for the answer or to help choosing."""
+        if decision is None:
+            return
+        told: dict[str, Any] = {
+            "model": attempt.model,
+            "purpose": None if attempt.purpose == "answer" else attempt.purpose,
+            # The log holds what providers counted; what is estimated here is not mixed in.
+            "prompt_tokens": None if attempt.estimated else attempt.prompt_tokens,
+            "completion_tokens": None if attempt.estimated else attempt.completion_tokens,
+            "latency_ms": attempt.latency_ms,
+            "ttft_ms": attempt.ttft_ms,
+            "error": attempt.error,
+        }
+        self.books.add(functools.partial(self.router.served, decision, **told))
+
+    async def poll(self, folder: Path | None) -> None:
+        """Look, now and then, whether the index has changed, and let the router know what was measured."""
+        seen = _stamp(folder)
+        while True:
+            await asyncio.sleep(_POLL_S)
+            self._measure()
+            found = _stamp(folder)
+            if found is None or found == seen:
+                continue
+            seen = found
+            await self.reload()
+
+    async def reload(self) -> bool:
+        """Take the new index; whether it was good. The old one goes on where it is not."""
+        try:
+            await asyncio.to_thread(self.router.reload)
+        except SemrouteError as error:
+            _log.error("The new index is not taken: %s", error)
+            self.metrics.reloaded("refused")
+            return False
+        settings = self.router.index.config.settings
+        self.upstreams.update(settings.models)
+        self.metrics.reloaded("taken")
+        _log.info("Now serving index %s.", self.router.index.fingerprint)
+        return True
+
+    def _measure(self) -> None:
+        health = self.upstreams.health()
+        attempts = sum(one.measured.attempts for one in health.values())
+        if attempts != self._measured:
+            self._measured = attempts
+            self.router.measure(
+                {name: (one.measured.ttft_ms, one.measured.itl_ms) for name, one in health.items()}
+            )
+
+    async def close(self) -> None:
+        """Write what waits to be written, and close every connection."""
+        await asyncio.to_thread(self.books.close)
+        self._decider.close()
+        await self.upstreams.close()
+
+    def regenerated(self, digest: bytes, decision: str, owner: str | None) -> None:
+        """Note an answer; the same conversation again within a minute speaks against the one before."""
+        now = time.monotonic()
+        before = self._answered.pop(digest, None)
+        self._answered[digest] = (decision, now)
+        while len(self._answered) > _REMEMBERED_ANSWERS:
+            del self._answered[next(iter(self._answered))]
+        if before is not None and now - before[1] < 60.0:
+            who = f"regenerate:{owner or 'client'}"
+            self.books.add(functools.partial(self.router.feedback, before[0], 0.25, by=who))
+
+    def choice(self, text: str) -> tuple[Weights | None, tuple[str, ...]]:
+        """Weights and search space of a model name that begins with `router@`. Raises BadRequest."""
+        try:
+            weights, named = catalog.parse_choice(text)
+        except ValueError:
+            message = "This model is not known; a choice is written router@q:1|c:0.005|t:0|i:0|models:A,B."
+            raise unknown_model(message) from None
+        found = [self.upstreams.find(name) for name in named]
+        models = tuple(name for name in found if name is not None)
+        if len(models) < len(named):
+            raise unknown_model("`models:` names a model that is not known.")
+        return weights, models
+
+
+def _stamp(folder: Path | None) -> tuple[int, int, int] | None:
+    """What changes when an index is replaced; None where there is none to be seen."""
+    if folder is None:
+        return None
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def unknown_model(message: str) -> BadRequest:
+    """The answer to a model name that means nothing here."""
+    return BadRequest(404, message, code="model_not_found", param="model")
