@@ -6,6 +6,8 @@ The sweep: 10,000 decisions as the log keeps them, made up from a seeded generat
 
 The margin: what a limit on it would add to `min_confidence`, on CLINC150 and BANKING77.
 
+The blend: what `vote.blend` as tuned on some prompts adds to `auto`, on the same.
+
 The promise: RouteLLM's MMLU outcomes (DATA/routellm_mmlu/outcomes.jsonl), gpt-4-1106 against Mixtral-8x7B, split at random
 in two halves, equal prompts in one. `select.cost` is tuned on one half, as `semroute tune --outcomes` does it, for the
 largest saving at 95 % of the quality of gpt-4. Then the outcomes of that half are what the router knows, and each prompt of
@@ -25,6 +27,7 @@ import numpy as np
 from common import heading, write_project
 from common import rows as rows_of
 
+from semroute.blends import at_blends
 from semroute.build import build_index
 from semroute.catalog import rank
 from semroute.config import Weights
@@ -35,7 +38,7 @@ from semroute.escalations.importing import parse_graded
 from semroute.logged import LoggedRow
 from semroute.router import Router
 from semroute.sweep import Goal
-from semroute.tune import COST_WEIGHT, MAX_RISK, MIN_CONFIDENCE, tune_log, tune_models
+from semroute.tune import BLENDS, COST_WEIGHT, MAX_RISK, MIN_CONFIDENCE, tune_log, tune_models
 
 WEAK, STRONG = "mixtral-8x7b-instruct", "gpt-4-1106-preview"
 USD = {WEAK: (0.24, 0.24), STRONG: (10.0, 30.0)}  # per million tokens, prompt and completion
@@ -56,6 +59,7 @@ def main() -> None:
         router = project(Path(folder), arguments.encoder)
         sweeps(router)
         margins(arguments.data, arguments.encoder)
+        blends(arguments.data, arguments.encoder)
         promises(router, arguments.data / "routellm_mmlu" / "outcomes.jsonl", arguments.splits)
 
 
@@ -177,6 +181,40 @@ def margins(data: Path, encoder: str) -> None:
                 best = max(served.values(), key=lambda one: np.where(one, right, out)[half].mean())
                 row.append(np.where(best, right, out)[~half].mean())
             found.append(row)
+        means = np.mean(found, axis=0)
+        print(
+            f"{name + ', 10 utterances a route':30}{means[0]:>12.4f}{means[1]:>12.4f}{means[2]:>13.4f}{means[3]:>15.4f}",
+            flush=True,
+        )
+
+
+def blends(data: Path, encoder: str) -> None:
+    """Whether a blend that is chosen on a random half of the prompts beats `auto` on the other half."""
+    print(
+        f"\n{'accuracy, in and out of scope':30}{'auto':>12}{'tuned':>12}{'vote alone':>13}{'head alone':>15}"
+    )
+    for name in ("clinc150", "banking77"):
+        cases = [*rows_of(data / name / "valid.jsonl"), *rows_of(data / "clinc150" / "oos_valid.jsonl")]
+        with tempfile.TemporaryDirectory() as folder:
+            written = write_project(Path(folder) / "routes", rows_of(data / name / "train_10.jsonl"), encoder)
+            build_index(written, Path(folder) / "index")
+            router = Router.load(Path(folder) / "index")
+            right = np.array(
+                [
+                    [
+                        decision.route == case["route"]
+                        for decision, case in zip(
+                            one.route_many([case["prompt"] for case in cases]), cases, strict=True
+                        )
+                    ]
+                    for one in (router, *at_blends(router, BLENDS))
+                ]
+            )
+        found = []
+        for seed in range(20):
+            half = np.random.default_rng(seed).random(len(cases)) < 0.5
+            tuned = 1 + right[1:, half].mean(axis=1).argmax()
+            found.append(right[[0, tuned, 1, -1]][:, ~half].mean(axis=1))
         means = np.mean(found, axis=0)
         print(
             f"{name + ', 10 utterances a route':30}{means[0]:>12.4f}{means[1]:>12.4f}{means[2]:>13.4f}{means[3]:>15.4f}",

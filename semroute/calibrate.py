@@ -179,18 +179,36 @@ def fit(
     count: int,
     neighbors: int,
     progress: Progress | None = None,
+    *,
+    blend: float | None = None,
 ) -> Fitted:
-    """Fit everything that judges a prompt.
+    """Fit everything that judges a prompt; see `fit_blends`."""
+    return fit_blends(utterances, labels, negatives, count, neighbors, progress, blends=(blend,))[0]
+
+
+def fit_blends(
+    utterances: Examples,
+    labels: Examples,
+    negatives: Examples,
+    count: int,
+    neighbors: int,
+    progress: Progress | None = None,
+    *,
+    blends: Sequence[float | None],
+) -> list[Fitted]:
+    """Fit everything that judges a prompt, once for each of `blends`.
 
     utterances: what is indexed.
     labels: names and descriptions of the routes: evidence for the head, never neighbours.
     negatives: prompts that must land on the default (`default.heldout`); may be empty.
     count: how many routes there are; neighbors: how many of the nearest utterances vote.
+    blends: shares of the head in what ranks the routes, each in [0, 1]; None for the likeliest. What takes
+        time, the heads of the folds, is the same for all of them.
 
     Deterministic: the same input gives the same numbers on the same machine.
     """
     if len(utterances) == 0:
-        return _unfitted(utterances.vectors.shape[1], count)
+        return [_unfitted(utterances.vectors.shape[1], count)] * len(blends)
     folds = _folds(utterances, count)
     kind, strengths = _head_kind(utterances, count)
     steps = _Steps(progress, len(folds) + len(strengths))
@@ -200,31 +218,54 @@ def fit(
     known = utterances.joined(labels)
     head = _fit_head(known, count, strength)
     steps.done()
-    inside = left_out.routes >= 0
-    blend = _blend(_taken(left_out, inside), has_head=head is not None)
-    if blend.head == 0.0:
-        head = None
-    centroids = _centroids(known, count)
+    inside = _taken(left_out, left_out.routes >= 0)
     observed = _concatenated([left_out, real])
-    weights = _weights(observed.routes, len(real.routes), len(negatives), count)
+    basis = _Basis(
+        observed=observed,
+        weights=_weights(observed.routes, len(real.routes), len(negatives), count),
+        head=head,
+        centroids=_centroids(known, count),
+        max_distance=_max_distance(inside),
+        kind=f"{kind} head of strength {strength:g}" if strength else f"{kind} head",
+        on=_on(left_out, len(negatives)),
+    )
+    return [_fitted(basis, _blend(inside, share, has_head=head is not None)) for share in blends]
+
+
+class _Basis(NamedTuple):
+    """What every blend has in common. weights: (m,) of the `observed`. kind, on: for people."""
+
+    observed: _Observed
+    weights: Floats
+    head: Head | None
+    centroids: Vectors
+    max_distance: float
+    kind: str
+    on: str
+
+
+def _fitted(basis: _Basis, blend: _Blend) -> Fitted:
+    """What follows from a blend: evidence, confidence and thresholds."""
+    observed, count = basis.observed, len(basis.centroids)
+    head = None if blend.head == 0.0 else basis.head
     uses_logit = head is not None and count >= _FEW_ROUTES
-    evidence = _evidence(observed, weights, blend.head, uses_logit=uses_logit)
+    evidence = _evidence(observed, basis.weights, blend.head, uses_logit=uses_logit)
     best, confidence = _judged(observed, evidence, blend)
     judged = np.flatnonzero(observed.routes >= 0)
-    common, own = _thresholds(best, confidence, observed.routes, weights, count)
+    common, own = _thresholds(best, confidence, observed.routes, basis.weights, count)
     return Fitted(
         head=None if head is None else head.scaled(blend.head),
         vote_scale=blend.vote,
-        centroids=centroids,
+        centroids=basis.centroids,
         evidence=evidence,
-        max_distance=_max_distance(_taken(left_out, inside)),
+        max_distance=basis.max_distance,
         min_confidence=common,
         route_min_confidence=own,
         left_out=LeftOut(
             observed.rows[judged], best[judged], confidence[judged], observed.nearest[judged].round(6)
         ),
-        method=_method(kind, strength, blend, has_head=head is not None),
-        on=_on(left_out, len(negatives)),
+        method=_method(basis.kind, blend, has_head=head is not None),
+        on=basis.on,
     )
 
 
@@ -542,16 +583,23 @@ _USUAL_BLEND = _Blend(1.5, 0.3)
 """Where nothing, or little, can be observed."""
 
 
-def _blend(inside: _Observed, *, has_head: bool) -> _Blend:
+def _blend(inside: _Observed, share: float | None, *, has_head: bool) -> _Blend:
     """The blend with the highest likelihood of the right routes, held near the usual where there are few.
 
+    share: of the head, in [0, 1]; None to fit it too, and then the vote alone is used where it was right more
+        often than both.
+
     A conditional logit (McFadden 1974) over two scores a route; as both factors are free, the temperature is
-    among what is fitted. The vote alone is used where it was right more often.
+    among what is fitted.
     """
-    alone = _Blend(0.0, _USUAL_BLEND.vote if len(inside.routes) < _FEWEST_OBSERVED else _scales(inside)[1])
-    if not has_head:
+    few = len(inside.routes) < _FEWEST_OBSERVED
+    alone = _Blend(0.0, _USUAL_BLEND.vote if few else _scales(inside)[1])
+    if not has_head or share == 0.0:
         return alone
-    if len(inside.routes) < _FEWEST_OBSERVED:
+    if share is not None:
+        scale = sum(_USUAL_BLEND) if few else _scale(inside, share)
+        return _Blend(scale * share, scale * (1.0 - share))
+    if few:
         return _USUAL_BLEND
     both = _Blend(*_scales(inside, with_head=True))
     blended = _blended(inside, both).argmax(axis=1) == inside.routes
@@ -560,29 +608,46 @@ def _blend(inside: _Observed, *, has_head: bool) -> _Blend:
 
 
 def _scales(inside: _Observed, *, with_head: bool = False) -> tuple[float, float]:
+    """The likeliest factors of the head, if it counts, and of the vote."""
+    logits = inside.logits if with_head else np.zeros_like(inside.logits)
+    low = 1e-3 if with_head else 0.05
+    bounds = [(low, 100.0), (0.0 if with_head else low, 100.0)]
+    found = _likeliest_factors(inside, [logits, _log_shares(inside.shares)], _USUAL_BLEND, bounds)
+    return float(found[0]), float(found[1])
+
+
+def _scale(inside: _Observed, share: float) -> float:
+    """The likeliest factor of head and vote together, the head having `share` of both."""
+    mixed = share * inside.logits + (1.0 - share) * _log_shares(inside.shares)
+    return float(_likeliest_factors(inside, [mixed], (sum(_USUAL_BLEND),), [(1e-3, 100.0)])[0])
+
+
+def _likeliest_factors(
+    inside: _Observed,
+    columns: Sequence[Floats],
+    usual: Sequence[float],
+    bounds: Sequence[tuple[float, float]],
+) -> Floats:
+    """The factors of `columns`, each (m, count), that make the right routes likeliest, near the usual."""
     from scipy.optimize import minimize
 
-    columns = (inside.logits if with_head else np.zeros_like(inside.logits), _log_shares(inside.shares))
     possible = inside.logits > _IMPOSSIBLE
-    rows, usual = np.arange(len(inside.routes)), np.array(_USUAL_BLEND)
+    rows, near = np.arange(len(inside.routes)), np.array(usual)
 
     def loss(factors: Floats) -> tuple[float, Floats]:
-        scores = np.where(possible, factors[0] * columns[0] + factors[1] * columns[1], _IMPOSSIBLE)
-        logs = _log_softmax(scores)
+        total = sum((f * column for f, column in zip(factors, columns, strict=True)), np.zeros(1))
+        logs = _log_softmax(np.where(possible, total, _IMPOSSIBLE))
         chances = np.exp(logs)
         gains = [
             (column[rows, inside.routes] - np.where(possible, chances * column, 0.0).sum(axis=1)).mean()
             for column in columns
         ]
-        pull = (factors - usual) * _PRIOR_WEIGHT / len(rows)
-        penalty = 0.5 * float(pull @ (factors - usual))
+        pull = (factors - near) * _PRIOR_WEIGHT / len(rows)
+        penalty = 0.5 * float(pull @ (factors - near))
         return penalty - float(logs[rows, inside.routes].mean()), pull - np.array(gains)
 
-    low = 1e-3 if with_head else 0.05
-    found = minimize(
-        loss, usual, jac=True, method="L-BFGS-B", bounds=[(low, 100.0), (0.0 if with_head else low, 100.0)]
-    )
-    return float(found.x[0]), float(found.x[1])
+    found: Floats = minimize(loss, near, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return found
 
 
 def _log_shares(shares: Floats) -> Floats:
@@ -735,11 +800,10 @@ class _Steps:
             self._progress(self._done, self._total)
 
 
-def _method(kind: str, strength: float, blend: _Blend, *, has_head: bool) -> str:
+def _method(kind: str, blend: _Blend, *, has_head: bool) -> str:
     if not has_head:
         return f"vote alone, scaled by {blend.vote:.2f}"
-    strong = f" of strength {strength:g}" if strength else ""
-    return f"{kind} head{strong}, scaled by {blend.head:.2f}, and vote, by {blend.vote:.2f}"
+    return f"{kind}, scaled by {blend.head:.2f}, and vote, by {blend.vote:.2f}"
 
 
 def _on(left_out: _Observed, negatives: int) -> str:

@@ -1,7 +1,8 @@
-"""Which model serves each prompt at every value of `max_risk` or of the weight of cost. Pure numpy.
+"""Which model serves each prompt at every value of `max_risk` or of a weight of `select`. Pure numpy.
 
 The same rules as `catalog.safest_first` and `catalog.rank`, for all values at once: the first model whose
-risk is below the limit, a staircase; and the best quality less weight times cost, an upper envelope of lines.
+risk is below the limit, a staircase; and the best by the other weights less weight times cost or time, an
+upper envelope of lines.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-SCORE, COST, DEFAULT_SCORE, DEFAULT_COST, COUNT, KNOWN = range(6)
-"""Columns of the sums. Costs are US dollars."""
+SCORE, COST, DEFAULT_SCORE, DEFAULT_COST, COUNT, KNOWN, TIME, DEFAULT_TIME = range(8)
+"""Columns of the sums. Costs are US dollars, times milliseconds until the whole answer is there."""
 
 MODEL_FIGURES: Mapping[str, Ratio] = {
     "saving": Ratio(COST, DEFAULT_COST, rest=True, low=-math.inf),
@@ -32,10 +33,14 @@ MODEL_FIGURES: Mapping[str, Ratio] = {
     "quality_share": Ratio(SCORE, DEFAULT_SCORE, high=math.inf),
     "cost": Ratio(COST, COUNT, high=math.inf),
 }
-LOG_FIGURES: Mapping[str, Ratio] = {**MODEL_FIGURES, "known": Ratio(KNOWN, COUNT)}
-"""What is measured: on graded prompts, and on a log, which does not know every score."""
+TIME_FIGURES: Mapping[str, Ratio] = {
+    "time_saving": Ratio(TIME, DEFAULT_TIME, rest=True, low=-math.inf),
+    "time": Ratio(TIME, COUNT, high=math.inf),
+}
+LOG_FIGURES: Mapping[str, Ratio] = {"known": Ratio(KNOWN, COUNT)}
+"""What is measured: always, where time is to be saved, and on a log, which does not know every score."""
 
-_COLUMNS = 6
+_COLUMNS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +51,8 @@ class Choices:
     believed: (n, models), estimated quality by a model that has not seen the prompt; NaN where too little is
         known to count.
     worth: (n, models), the score. known: (n, models), whether it was observed or is an estimate itself.
-    usd: (n, models), US dollars.
+    usd: (n, models), US dollars. ms: (n, models), milliseconds until the whole answer is there; NaN where a
+        card does not say.
     orders: lists of candidates, best first, as columns; order: (n,), which of them is the prompt's.
     default: the column of the model that is the baseline.
     weight: (n,), how often the prompt was asked.
@@ -58,6 +64,7 @@ class Choices:
     worth: Floats
     known: NDArray[np.bool_]
     usd: Floats
+    ms: Floats
     orders: tuple[tuple[int, ...], ...]
     order: NDArray[np.int64]
     default: int
@@ -65,6 +72,7 @@ class Choices:
 
     def sums(self, rows: NDArray[np.int64], chosen: NDArray[np.int64]) -> Floats:
         """What the prompts `rows` (k,) add when the models `chosen` (k,) serve them, (k, columns)."""
+        zeros = np.zeros(len(rows))
         columns = (
             self.worth[rows, chosen],
             self.usd[rows, chosen],
@@ -72,8 +80,19 @@ class Choices:
             self.usd[rows, self.default],
             np.ones(len(rows)),
             self.known[rows, chosen],
+            *((self.ms[rows, chosen], self.ms[rows, self.default]) if self.timed else (zeros, zeros)),
         )
         return np.column_stack(columns) * self.weight[rows, None]
+
+    @property
+    def used(self) -> list[int]:
+        """The columns of the models that any prompt could go to, and the default."""
+        return sorted({self.default}.union(*self.orders))
+
+    @property
+    def timed(self) -> bool:
+        """Whether all of those say how fast they are."""
+        return not np.isnan(self.ms[:, self.used]).any()
 
 
 def risk_sweep(choices: Choices) -> Sweep:
@@ -81,11 +100,11 @@ def risk_sweep(choices: Choices) -> Sweep:
     return _sweep(choices, _risk_steps, 1.0, includes=True)
 
 
-def cost_sweep(choices: Choices, weights: Weights) -> Sweep:
-    """The sweep of `select.cost`, the other weights as they are."""
+def weight_sweep(choices: Choices, weights: Weights, name: str) -> Sweep:
+    """The sweep of one weight of `select` (quality, cost, ttft or itl), the others as they are."""
 
     def steps(choices: Choices, rows: NDArray[np.int64], order: Sequence[int]) -> _Steps:
-        return _cost_steps(choices, rows, order, weights)
+        return _weight_steps(choices, rows, order, weights, name)
 
     return _sweep(choices, steps, math.inf, includes=False)
 
@@ -138,27 +157,37 @@ def _risk_steps(choices: Choices, rows: NDArray[np.int64], order: Sequence[int])
     return _Steps(first, taken)
 
 
-def _cost_steps(choices: Choices, rows: NDArray[np.int64], order: Sequence[int], weights: Weights) -> _Steps:
-    """Along the upper envelope of the lines `merit - weight * usd`, from the best to the cheapest."""
-    columns = np.array(order)
+def _terms(choices: Choices, rows: NDArray[np.int64], order: Sequence[int]) -> dict[str, Floats]:
+    """What each weight multiplies, (k, candidates) or (candidates,), more is better; see `catalog.rank`."""
     cards = [choices.cards[column] for column in order]
-    usd = np.array(filled([blended_usd(card) for card in cards]))
-    slow = weights.ttft * np.array(filled([card.ttft_ms for card in cards]))
-    slow = slow + weights.itl * np.array(filled([card.itl_ms for card in cards]))
-    believed = choices.believed[rows][:, columns]
-    quality = np.where(np.isnan(believed), [declared_quality(card) for card in cards], believed)
-    merit = weights.quality * quality - slow
+    believed = choices.believed[rows][:, order]
+    return {
+        "quality": np.where(np.isnan(believed), [declared_quality(card) for card in cards], believed),
+        "cost": -np.array(filled([blended_usd(card) for card in cards])),
+        "ttft": -np.array(filled([card.ttft_ms for card in cards])),
+        "itl": -np.array(filled([card.itl_ms for card in cards])),
+    }
+
+
+def _weight_steps(
+    choices: Choices, rows: NDArray[np.int64], order: Sequence[int], weights: Weights, name: str
+) -> _Steps:
+    """Along the upper envelope of the lines `merit + weight * gain`, from the best without `name` on."""
+    columns = np.array(order)
+    terms = _terms(choices, rows, order)
+    gain = np.broadcast_to(terms.pop(name), (len(rows), len(columns)))
+    merit = sum((getattr(weights, other) * term for other, term in terms.items()), np.zeros(gain.shape))
     current = merit.argmax(axis=1)
     first, taken = columns[current], []
     reached = np.zeros(len(rows))
     everyone = np.arange(len(rows))
     for _ in range(len(columns) - 1):
-        saved = usd[current][:, None] - usd
+        gained = gain - gain[everyone, current][:, None]
         lost = merit[everyone, current][:, None] - merit
-        at = np.divide(lost, saved, out=np.full(saved.shape, np.inf), where=saved > 0.0)
-        # Of several that meet in one point the cheapest is best behind it.
+        at = np.divide(lost, gained, out=np.full(gained.shape, np.inf), where=gained > 0.0)
+        # Of several that meet in one point the one that gains most is best behind it.
         soonest = at.min(axis=1, keepdims=True)
-        following = np.where(at == soonest, usd, np.inf).argmin(axis=1)
+        following = np.where(at == soonest, gain, -np.inf).argmax(axis=1)
         which = np.flatnonzero(np.isfinite(soonest[:, 0]))
         if not len(which):
             break

@@ -107,10 +107,16 @@ class Config:
         return canonical
 
     def behaviour(self) -> dict[str, Any]:
-        """What an index depends on, as plain JSON types with the defaults filled in: all but the floors."""
+        """What an index depends on, as plain JSON types with the defaults filled in: all but the floors.
+
+        Keys that came later are left out while they say nothing: an older index keeps its fingerprint.
+        """
         settings = self.settings.model_dump(mode="json", exclude={"floors"})
         if settings["log"] is None:
-            del settings["log"]  # an index that was built before there was this key keeps its fingerprint
+            del settings["log"]
+        for key, usual in _LATER_VOTE_KEYS.items():
+            if settings["vote"][key] == usual:
+                del settings["vote"][key]
         return {
             "settings": settings,
             "routes": [route.model_dump(mode="json") for route in self.routes],
@@ -239,6 +245,7 @@ def schema_text(schema: dict[str, Any]) -> str:
 # From what pydantic says to what the reader of a problem needs
 
 _ShapeT = TypeVar("_ShapeT", bound=Shape)
+_LATER_VOTE_KEYS: dict[str, float | str] = {"min_margin": 0.0, "blend": "auto"}
 
 
 def _parse(shape: type[_ShapeT], source: Source, problems: list[Problem]) -> _ShapeT | None:

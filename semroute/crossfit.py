@@ -203,6 +203,7 @@ def crossfit(
         worth,
         ~np.isnan(worth),
         np.column_stack([usd(card, tokens, np.full(len(kept), float(answer_tokens))) for card in cards]),
+        np.column_stack([milliseconds(card, np.full(len(kept), float(answer_tokens))) for card in cards]),
         tuple(orders),
         order,
         places[default],
@@ -310,6 +311,27 @@ def price_problems(config: Config, models: set[str], source: str) -> list[Proble
     if not cards[default].prompt_usd_per_1m and not cards[default].completion_usd_per_1m:
         return [Problem(source, 0, 0, f"{default!r}, the default model, costs nothing: there is no saving.")]
     return []
+
+
+def time_problems(config: Config, models: set[str], source: str) -> list[Problem]:
+    """What is wrong with the latencies of `models`, the default among them, where times are compared."""
+    cards, default = config.settings.models, config.settings.default.model_names[0]
+    silent = sorted(name for name in models if cards[name].ttft_ms is None or cards[name].itl_ms is None)
+    if silent:
+        message = (
+            f"no latency of {', '.join(silent)}: give `ttft_ms` and `itl_ms` in semroute.yaml, and build."
+        )
+        return [Problem(source, 0, 0, message)]
+    if not cards[default].ttft_ms and not cards[default].itl_ms:
+        return [Problem(source, 0, 0, f"{default!r}, the default model, takes no time: there is no saving.")]
+    return []
+
+
+def milliseconds(card: ModelCard, completion_tokens: Floats) -> Floats:
+    """Until the last of so many tokens is there; NaN where the card does not say how fast the model is."""
+    first = math.nan if card.ttft_ms is None else card.ttft_ms
+    following = math.nan if card.itl_ms is None else card.itl_ms
+    return first + following * completion_tokens
 
 
 def usd(card: ModelCard, prompt_tokens: Floats, completion_tokens: Floats) -> Floats:

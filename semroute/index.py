@@ -178,21 +178,12 @@ def build(
     negatives = _side_vectors(heldout, "query", encoder, _known_negatives(previous))
     named = _label_entries(config)
     labels = _side_vectors([entry.text for entry in named], "document", encoder, _known_labels(previous))
-    order = _in_order(config, entries)  # whatever the rows are
-    declared = [entries[row].text for row in order]
-    fitted = calibrate.fit(
-        _examples(vectors[order], routes[order], declared, words),
-        _examples(
-            labels,
-            np.array([entry.route for entry in named], np.int64),
-            [entry.text for entry in named],
-            words,
-        ),
-        _examples(negatives, np.full(len(negatives), -1, np.int64), heldout, words),
-        len(config.routes),
-        config.settings.vote.neighbors,
+    share = config.settings.vote.blend
+    fitted = _fit(
+        *(config, entries, vectors, labels, negatives, words),
+        [None if share == "auto" else share],
         fitting,
-    )
+    )[0]
     store, record = _vector_store(vectors, entries, config, previous)
     index = RouteIndex(
         config=config,
@@ -205,6 +196,21 @@ def build(
         labels=labels,
     )
     return BuildReport(index=index, embedded=embedded, reused=reused)
+
+
+def refit(
+    index: RouteIndex, words: Encoder | None, blends: Sequence[float], fitting: Progress | None = None
+) -> list[RouteIndex]:
+    """`index` as it would be with each of these values of `vote.blend`, to be measured and not to be saved.
+
+    words: as for `build`. Raises EncoderError.
+    """
+    found = _fit(
+        *(index.config, index.entries, index.reconstruct(), index.labels, index.negatives, words),
+        blends,
+        fitting,
+    )
+    return [replace(index, fitted=fitted) for fitted in found]
 
 
 def save(index: RouteIndex, folder: Path) -> RouteIndex:
@@ -359,6 +365,36 @@ def _examples(
     if words is None:
         return Examples(vectors, routes)
     return Examples(vectors, routes, head_view(vectors, words.encode(texts, kind="document")))
+
+
+def _fit(
+    config: Config,
+    entries: Sequence[Entry],
+    vectors: Vectors,
+    labels: Vectors,
+    negatives: Vectors,
+    words: Encoder | None,
+    blends: Sequence[float | None],
+    progress: Progress | None,
+) -> list[Fitted]:
+    """What is fitted at each of `blends`; see `calibrate.fit_blends`. vectors: (n, dim), of the `entries`."""
+    order = _in_order(config, entries)  # whatever the rows are
+    declared = [entries[row] for row in order]
+    named = _label_entries(config) if len(labels) else []  # format 1 kept none
+
+    def owners(listed: Sequence[Entry]) -> NDArray[np.int64]:
+        return np.array([entry.route for entry in listed], np.int64)
+
+    heldout = config.settings.default.heldout
+    return calibrate.fit_blends(
+        _examples(vectors[order], owners(declared), [entry.text for entry in declared], words),
+        _examples(labels, owners(named), [entry.text for entry in named], words),
+        _examples(negatives, np.full(len(negatives), -1, np.int64), heldout, words),
+        len(config.routes),
+        config.settings.vote.neighbors,
+        progress,
+        blends=blends,
+    )
 
 
 def _label_entries(config: Config) -> list[Entry]:

@@ -117,6 +117,11 @@ class Router:
         """The index that answers now."""
         return self._snapshot.index
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that answers now."""
+        return self._snapshot.encoder
+
     def route(
         self,
         prompt: Prompt,

@@ -425,6 +425,16 @@ class VoteSettings(Shape):
     min_confidence: Annotated[Literal["auto"] | Share, BeforeValidator(_auto_or_up_to(1))] = Field(
         default="auto", description="Probability below which the default serves; auto = fitted at build."
     )
+    min_margin: Share = Field(
+        default=0.0,
+        description="How far the probability of the best route must lead that of the next, or the default"
+        " serves.",
+    )
+    blend: Annotated[Literal["auto"] | Share, BeforeValidator(_auto_or_up_to(1))] = Field(
+        default="auto",
+        description="Share of the head in what ranks the routes: 0 = the neighbours alone, 1 = the head"
+        " alone; auto = fitted at build.",
+    )
 
 
 class EscalationSettings(Shape):

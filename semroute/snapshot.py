@@ -616,6 +616,7 @@ def _default_limits(index: RouteIndex) -> Limits:
     return Limits(
         fitted.max_distance if settings.max_distance == "auto" else settings.max_distance,
         fitted.min_confidence if settings.min_confidence == "auto" else settings.min_confidence,
+        settings.min_margin,
     )
 
 
@@ -632,6 +633,7 @@ def _own_limits(index: RouteIndex, route: Route, fitted: float) -> Limits:
     return Limits(
         default.max_distance if route.max_distance is None else route.max_distance,
         confidence if route.min_confidence is None else route.min_confidence,
+        default.min_margin,
     )
 
 

@@ -133,6 +133,24 @@ class Sweep:
         return state
 
 
+def measured_sweep(values: Sequence[float], states: Sequence[Floats], high: float) -> Sweep:
+    """The sweep of a setting that was measured at some `values` only, which increase from 0 to `high`.
+
+    states: of each value what each prompt adds, (n, columns). Half way between two values it passes over from
+    one to the next.
+    """
+    parts: list[tuple[Floats, Rows, Floats]] = []
+    for place in range(len(values) - 1):
+        change = states[place + 1] - states[place]
+        rows = np.flatnonzero(change.any(axis=1))
+        if not len(rows):
+            rows = np.zeros(1, np.int64)  # by a step of nothing both values stay points of the curve
+        middle = 0.5 * (values[place] + values[place + 1])
+        parts.append((np.full(len(rows), middle), rows, change[rows]))
+    at, row, changes = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Sweep(0.0, high, False, states[0], at, row, changes)
+
+
 def _short_between(low: Floats, high: Floats) -> Floats:
     """Of each open interval a number near its middle, with as few decimals as it takes."""
     high = np.where(np.isfinite(high), high, 2.0 * np.abs(low) + 1e-9)

@@ -10,6 +10,7 @@ picked anew without each fold and measured on that fold.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,34 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from semroute import measures
+from semroute.blends import at_blends
 from semroute.catalog import declared_quality
-from semroute.choices import LOG_FIGURES, MODEL_FIGURES, Choices, cost_sweep, risk_sweep
+from semroute.choices import LOG_FIGURES, MODEL_FIGURES, TIME_FIGURES, Choices, risk_sweep, weight_sweep
 from semroute.config import EscalationSettings, Weights
-from semroute.crossfit import ANSWER_TOKENS, Crossfitted, candidates_of, price_problems, usd
+from semroute.crossfit import (
+    ANSWER_TOKENS,
+    Crossfitted,
+    candidates_of,
+    milliseconds,
+    price_problems,
+    time_problems,
+    usd,
+)
 from semroute.errors import ConfigError, Problem
 from semroute.jsonl import raise_any
-from semroute.sweep import LEVEL, Figure, Figures, Goal, Pick, Ratio, Sweep, folds_of, measured, pick
+from semroute.sweep import (
+    LEVEL,
+    Figure,
+    Figures,
+    Goal,
+    Pick,
+    Ratio,
+    Sweep,
+    folds_of,
+    measured,
+    measured_sweep,
+    pick,
+)
 from semroute.text import counted
 
 if TYPE_CHECKING:
@@ -38,9 +60,16 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MIN_CONFIDENCE, MAX_DISTANCE = "vote.min_confidence", "vote.max_distance"
-MAX_RISK, COST_WEIGHT = "escalations.max_risk", "select.cost"
-LIMITS, CHOICES = (MIN_CONFIDENCE, MAX_DISTANCE), (MAX_RISK, COST_WEIGHT)
-"""What can be tuned: keys of semroute.yaml."""
+MIN_MARGIN, BLEND = "vote.min_margin", "vote.blend"
+MAX_RISK, COST_WEIGHT, QUALITY_WEIGHT = "escalations.max_risk", "select.cost", "select.quality"
+TTFT_WEIGHT, ITL_WEIGHT = "select.ttft", "select.itl"
+LIMITS = (MIN_CONFIDENCE, MAX_DISTANCE, MIN_MARGIN)
+TIMES = (TTFT_WEIGHT, ITL_WEIGHT)
+CHOICES = (MAX_RISK, COST_WEIGHT, QUALITY_WEIGHT, *TIMES)
+"""What can be tuned, and `BLEND`: keys of semroute.yaml. The goal of `TIMES` is to save time."""
+
+BLENDS = tuple(round(0.05 * place, 2) for place in range(21))
+"""The values of `vote.blend` that are measured: each is a fit of its own."""
 
 _LOG = "the decision log"
 _UNMOVED = ("rule", "error", "empty_prompt")  # reasons of decisions that neither vote nor outcome moves
@@ -92,6 +121,11 @@ class Logged(Protocol):
         ...
 
     @property
+    def margin(self) -> float | None:
+        """As in `Decision`."""
+        ...
+
+    @property
     def candidates(self) -> Sequence[Candidate]:
         """As in `Decision`."""
         ...
@@ -137,6 +171,8 @@ class OperatingPoint:
     quality: mean score. quality_share: that, as a share of the mean score of the default model.
     cost: US dollars for a prompt. saving: what that lacks to the cost of always the default model, as a
     share.
+    time: milliseconds until the whole answer is there, by what the cards say. time_saving: what that lacks to
+    always the default model, as a share. Both only where every model says how fast it is.
     known: share of the scores that were observed; the others are estimates.
     """
 
@@ -149,12 +185,14 @@ class OperatingPoint:
     quality_share: Figure | None = None
     cost: Figure | None = None
     saving: Figure | None = None
+    time: Figure | None = None
+    time_saving: Figure | None = None
     known: Figure | None = None
 
     @property
     def figures(self) -> dict[str, Figure]:
         """The figures that were measured, by name."""
-        names = (*LIMIT_FIGURES, *LOG_FIGURES)
+        names = (*LIMIT_FIGURES, *MODEL_FIGURES, *TIME_FIGURES, *LOG_FIGURES)
         return {name: figure for name in names if (figure := getattr(self, name)) is not None}
 
     def to_dict(self) -> dict[str, Any]:
@@ -248,19 +286,48 @@ def tune_limits(
     precision: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tuning:
-    """Tune `vote.min_confidence` or `vote.max_distance` on labelled prompts, each of which is routed once.
+    """Tune a limit of the vote on labelled prompts, each of which is routed once, or `vote.blend`.
 
+    setting: one of `LIMITS`, or `BLEND`: then all is fitted anew and every prompt judged at each of `BLENDS`.
     precision: the goal is the best coverage at this precision; without it, the best accuracy.
 
     A route that sets the limit itself keeps its own. Raises ConfigError for fewer than two distinct prompts.
     """
+    groups = _same([case.prompt for case in cases], "cases")
+    if setting == BLEND:
+        sweep, now = _blend_sweep(router, cases, progress)
+    else:
+        sweep, now = _labelled_limits(router, cases, setting, progress)
+    goal = (
+        Goal("accuracy", then="precision") if precision is None else Goal("coverage", "precision", precision)
+    )
+    return _tuned(
+        setting, sweep, LIMIT_FIGURES, goal, groups, now, [], _in_force(router.index.config, setting)
+    )
+
+
+def _routed(
+    router: Router, cases: Sequence[Case], done: Callable[[int], None] | None = None
+) -> list[Decision]:
     decisions: list[Decision] = []
     for start in range(0, len(cases), _BATCH):
         decisions += router.route_many([case.prompt for case in cases[start : start + _BATCH]])
-        if progress is not None:
-            progress(len(decisions), len(cases))
+        if done is not None:
+            done(len(decisions))
+    return decisions
+
+
+def _labelled_limits(
+    router: Router, cases: Sequence[Case], setting: str, progress: Callable[[int, int], None] | None
+) -> tuple[Sweep, Floats]:
+    """The sweep of a limit over labelled prompts, and what the decisions as they are add."""
+    done = None if progress is None else functools.partial(_told, progress, len(cases), 0)
+    decisions = _routed(router, cases, done)
     labels = [case.route for case in cases]
-    votes = [_Judged(next(iter(one.scores), None), one.confidence, one.distance) for one in decisions]
+    votes = [
+        _Judged(next(iter(one.scores), None), one.confidence, one.distance, one.margin or 0.0)
+        for one in decisions
+    ]
     best = [vote.best for vote in votes]
     accepted, refused, now = (
         _label_sums(labels, served)
@@ -269,22 +336,33 @@ def tune_limits(
     # What no vote decided is the same whatever the limit: rules, errors, empty prompts.
     fixed = np.array([vote.best is None or vote.distance is None for vote in votes], bool)
     accepted, refused = (np.where(fixed[:, None], now, sums) for sums in (accepted, refused))
-    sweep = _limit_sweep(router, votes, setting, accepted, refused)
-    goal = (
-        Goal("accuracy", then="precision") if precision is None else Goal("coverage", "precision", precision)
-    )
-    groups = _same([case.prompt for case in cases], "cases")
-    return _tuned(
-        setting, sweep, LIMIT_FIGURES, goal, groups, now, [], _in_force(router.index.config, setting)
-    )
+    return _limit_sweep(router, votes, setting, accepted, refused), now
+
+
+def _told(progress: Callable[[int, int], None], total: int, before: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def _blend_sweep(
+    router: Router, cases: Sequence[Case], progress: Callable[[int, int], None] | None
+) -> tuple[Sweep, Floats]:
+    """The sweep of `vote.blend`, and what the decisions as they are add. Prompts are embedded once."""
+    labels, states = [case.route for case in cases], []
+    routers = at_blends(router, BLENDS)
+    total = len(cases) * (len(routers) + 1)
+    for place, one in enumerate([router, *routers]):
+        done = None if progress is None else functools.partial(_told, progress, total, place * len(cases))
+        states.append(_label_sums(labels, [decision.route for decision in _routed(one, cases, done)]))
+    return measured_sweep(BLENDS, states[1:], 1.0), states[0]
 
 
 class _Judged(NamedTuple):
-    """What a limit looks at: the best route, its confidence, and the distance to the nearest utterance."""
+    """What limits look at: the best route, its confidence, the nearest utterance's distance, the margin."""
 
     best: str | None
     confidence: float
     distance: float | None
+    margin: float
 
 
 def _label_sums(labels: Sequence[str | None], served: Sequence[str | None]) -> Floats:
@@ -307,20 +385,26 @@ def _limit_sweep(
     accepted, refused: (n, columns), what each prompt adds when its vote is accepted and when it is not.
     """
     config, limits = router.index.config, router.limits()
-    own = {route.name for route in config.routes if getattr(route, setting.rpartition(".")[2]) is not None}
+    key = setting.rpartition(".")[2]
+    own = {route.name for route in config.routes if getattr(route, key, None) is not None}
     count = len(votes)
-    passes, swept, at = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count)
+    swept, at = np.zeros(count, bool), np.zeros(count)
     kept = np.zeros(count, bool)  # accepted by a limit of the route's own
     for place, vote in enumerate(votes):
         if vote.best is None or vote.distance is None or vote.best not in limits:
             continue
         limit = limits[vote.best]
-        near, sure = vote.distance <= limit.max_distance, vote.confidence >= limit.min_confidence
-        passes[place] = near if setting == MIN_CONFIDENCE else sure
-        at[place] = vote.confidence if setting == MIN_CONFIDENCE else vote.distance
-        swept[place] = passes[place] and vote.best not in own
-        kept[place] = near and sure and vote.best in own
-    falls = setting == MIN_CONFIDENCE  # a higher limit refuses more
+        held = {
+            MAX_DISTANCE: vote.distance <= limit.max_distance,
+            MIN_CONFIDENCE: vote.confidence >= limit.min_confidence,
+            MIN_MARGIN: vote.margin >= limit.min_margin,
+        }
+        looked_at = {MAX_DISTANCE: vote.distance, MIN_CONFIDENCE: vote.confidence, MIN_MARGIN: vote.margin}
+        at[place] = looked_at[setting]
+        passes = all(holds for other, holds in held.items() if other != setting)
+        swept[place] = passes and vote.best not in own
+        kept[place] = all(held.values()) and vote.best in own
+    falls = setting != MAX_DISTANCE  # a higher limit refuses more
     at_first = kept | swept if falls else kept
     rows = np.flatnonzero(swept)
     change = (refused - accepted if falls else accepted - refused)[rows]
@@ -332,10 +416,12 @@ def _limit_sweep(
 
 
 def tune_models(router: Router, graded: Crossfitted, *, setting: str | None = None, goal: Goal) -> Tuning:
-    """Tune `escalations.max_risk` or `select.cost` on graded prompts: cost against quality.
+    """Tune `escalations.max_risk` or a weight of `select` on graded prompts: cost or time against quality.
 
-    setting: None is the one that the settings use, by `select`.
-    goal: of `choices.MODEL_FIGURES`, such as Goal("saving", "quality_share", 0.95).
+    setting: one of `CHOICES`; None is the one that the settings use, by `select`.
+    goal: of `choices.MODEL_FIGURES` and `TIME_FIGURES`, such as Goal("saving", "quality_share", 0.95).
+
+    Raises ConfigError where the goal is of time and a model does not say how fast it is.
     """
     settings = router.index.config.settings
     setting = setting or usual_setting(router.index.config)
@@ -360,11 +446,13 @@ def tune_models(router: Router, graded: Crossfitted, *, setting: str | None = No
             "the default model is the first choice of every prompt, and max_risk only leads away from it "
             "where it is likely to fail; `--setting cost` weighs quality against cost instead"
         )
+    _check_times(router.index.config, choices, goal, "the settings")
     groups = np.arange(len(choices.order))
     now = _now(router, choices)
     sweep = _model_sweep(choices, setting, settings.select)
     in_force = _in_force(router.index.config, setting)
-    found = _tuned(setting, sweep, MODEL_FIGURES, goal, groups, now, notes, in_force)
+    figures = {**MODEL_FIGURES, **_figures_of_time(goal)}
+    found = _tuned(setting, sweep, figures, goal, groups, now, notes, in_force)
     return replace(found, measures=_measures(choices, found.curve))
 
 
@@ -398,7 +486,18 @@ def usual_setting(config: Config) -> str:
 def _model_sweep(choices: Choices, setting: str, select: Weights | str) -> Sweep:
     if setting == MAX_RISK:
         return risk_sweep(choices)
-    return cost_sweep(choices, select if isinstance(select, Weights) else Weights())
+    weights = select if isinstance(select, Weights) else Weights()
+    return weight_sweep(choices, weights, setting.rpartition(".")[2])
+
+
+def _figures_of_time(goal: Goal) -> Figures:
+    return TIME_FIGURES if goal.most in TIME_FIGURES else {}
+
+
+def _check_times(config: Config, choices: Choices, goal: Goal, source: str) -> None:
+    """Raise ConfigError where time is to be saved and nobody knows how much there is."""
+    if goal.most in TIME_FIGURES:
+        raise_any(time_problems(config, {choices.models[column] for column in choices.used}, source))
 
 
 def _now(router: Router, choices: Choices) -> Floats:
@@ -408,7 +507,7 @@ def _now(router: Router, choices: Choices) -> Floats:
     if escalations is None or escalations.store is None or escalations.mode == "shadow":
         choices = _without_evidence(choices)
     if isinstance(settings.select, Weights):
-        return cost_sweep(choices, settings.select).state(settings.select.cost)
+        return weight_sweep(choices, settings.select, "cost").state(settings.select.cost)
     return risk_sweep(choices).state((escalations or EscalationSettings()).max_risk)
 
 
@@ -446,6 +545,7 @@ def tune_log(router: Router, rows: Sequence[Logged], *, setting: str | None = No
     if estimated:
         notes.append(f"tokens of {estimated:,} decisions are estimated: the log has none")
     notes.append("scores of models that did not serve a prompt are estimates")
+    _check_times(config, choices, goal, "the settings")
     if setting in CHOICES:
         sweep, now = _model_sweep(choices, setting, config.settings.select), _now(router, choices)
     else:
@@ -454,7 +554,8 @@ def tune_log(router: Router, rows: Sequence[Logged], *, setting: str | None = No
     groups = _same([place if known is None else known for place, known in enumerate(hashes)], _LOG)
     if any(known is None for known in hashes):
         notes.append("decisions without a `prompt_hash` are taken to be on different prompts")
-    return _tuned(setting, sweep, LOG_FIGURES, goal, groups, now, notes, _in_force(config, setting))
+    figures = {**MODEL_FIGURES, **_figures_of_time(goal), **LOG_FIGURES}
+    return _tuned(setting, sweep, figures, goal, groups, now, notes, _in_force(config, setting))
 
 
 def _logged_choices(config: Config, rows: Sequence[Logged]) -> tuple[Choices, int]:
@@ -466,9 +567,10 @@ def _logged_choices(config: Config, rows: Sequence[Logged]) -> tuple[Choices, in
     count = len(rows), len(models)
     tokens, estimated = _tokens(rows)
     believed, worth = np.full(count, np.nan), np.empty(count)
-    known, money = np.zeros(count, bool), np.empty(count)
+    known = np.zeros(count, bool)
     worth[:] = _usual_worth(config, rows)
-    money[:] = np.column_stack([usd(card, tokens[:, 0], tokens[:, 1]) for card in cards])
+    money = np.column_stack([usd(card, tokens[:, 0], tokens[:, 1]) for card in cards])
+    time = np.column_stack([milliseconds(card, tokens[:, 1]) for card in cards])
     orders: dict[tuple[int, ...], int] = {}
     order = np.empty(len(rows), np.int64)
     for row, one in enumerate(rows):
@@ -487,7 +589,7 @@ def _logged_choices(config: Config, rows: Sequence[Logged]) -> tuple[Choices, in
     raise_any(price_problems(config, used, _LOG))
     weight = np.ones(len(rows))
     return Choices(
-        models, cards, believed, worth, known, money, tuple(orders), order, default, weight
+        models, cards, believed, worth, known, money, time, tuple(orders), order, default, weight
     ), estimated
 
 
@@ -531,7 +633,8 @@ def _logged_limits(
     for one in rows:
         voted = one.reason not in _UNMOVED and one.best is not None
         distance = None if one.similarity is None or not voted else round(1.0 - one.similarity, 6)
-        votes.append(_Judged(one.best if voted else None, one.confidence, distance))
+        margin = 1.0 if one.margin is None else one.margin  # what is not known is not held against it
+        votes.append(_Judged(one.best if voted else None, one.confidence, distance, margin))
         served, moved = one.route is not None, voted and distance is not None
         accepted.append(one.model if served or not moved else candidates_of(config, one.best)[0][0])
         refused.append(one.model if not served or not moved else choices.models[choices.default])
@@ -653,8 +756,11 @@ def _in_force(config: Config, setting: str) -> float | None:
             value = settings.vote.max_distance
         case "escalations.max_risk":
             value = None if settings.escalations is None else settings.escalations.max_risk
+        case "vote.min_margin" | "vote.blend":
+            value = getattr(settings.vote, setting.rpartition(".")[2])
         case _:
-            value = settings.select.cost if isinstance(settings.select, Weights) else None
+            weights = settings.select
+            value = getattr(weights, setting.rpartition(".")[2]) if isinstance(weights, Weights) else None
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -666,11 +772,13 @@ def _does_no_worse(present: dict[str, Figure], promise: dict[str, Figure], goal:
 
 def _shown(curve: Curve, goal: Goal, chosen: int) -> list[int]:
     """About a dozen places of the curve, spread evenly over what the goal trades, and the chosen one."""
-    along = curve.figures["coverage" if "coverage" in curve.figures else "saving"]
+    along = curve.figures["coverage" if "coverage" in curve.figures else goal.most]
     if np.isnan(along).all():
         along = np.arange(len(along), dtype=np.float64)
     wanted = np.linspace(np.nanmin(along), np.nanmax(along), _SHOWN - 1)
     nearest = {int(np.nanargmin(np.abs(along - value))) for value in wanted}
+    if len(curve) <= len(BLENDS):
+        nearest = set(range(len(curve)))
     return sorted(nearest | {chosen})
 
 

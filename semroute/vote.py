@@ -142,10 +142,11 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a vote must reach. `max_distance` in [0, 2], `min_confidence` in [0, 1]."""
+    """What a vote must reach. `max_distance` in [0, 2], `min_confidence` and `min_margin` in [0, 1]."""
 
     max_distance: float
     min_confidence: float
+    min_margin: float = 0.0
 
 
 class Verdict(NamedTuple):
@@ -342,6 +343,13 @@ def judge(vote: Vote, limits: Limits) -> Verdict:
             detail=f"{vote.best!r} has confidence {vote.confidence:.3f}, "
             f"{_gap(limits.min_confidence - vote.confidence)} below min_confidence "
             f"{limits.min_confidence:.3f}.",
+        )
+    if vote.margin is not None and vote.margin < limits.min_margin:
+        return Verdict(
+            accepted=False,
+            reason="low_confidence",
+            detail=f"{vote.best!r} has confidence {vote.confidence:.3f}, {vote.margin:.3f} before the next, "
+            f"{_gap(limits.min_margin - vote.margin)} below min_margin {limits.min_margin:.3f}.",
         )
     return Verdict(
         accepted=True,

@@ -1127,10 +1127,6 @@ def test_settings_that_keep_more_than_is_wise_are_warned_of(write_project):
     assert "secret" not in "".join(told)
 
 
-def test_an_index_without_a_log_has_the_fingerprint_it_had(write_project):
-    assert "log" not in load_config(write_project()).canonical()["settings"]
-
-
 @pytest.fixture
 def command(project, tmp_path):
     def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -368,6 +368,29 @@ def test_the_fingerprint_covers_inputs_alone(write_project):
     )
 
 
+def test_keys_that_came_later_change_no_fingerprint_while_they_say_nothing(write_project):
+    config = load_config(write_project(settings={"vote": {"min_margin": 0, "blend": "auto"}, "log": None}))
+    settings = config.canonical()["settings"]
+    assert settings["vote"].keys() == {"neighbors", "max_distance", "min_confidence"}
+    assert "log" not in settings
+    told = load_config(write_project(name="said", settings={"vote": {"min_margin": 0.1, "blend": 0.5}}))
+    assert told.canonical()["settings"]["vote"].items() >= {"min_margin": 0.1, "blend": 0.5}.items()
+
+
+def test_the_blend_of_the_settings_is_what_is_fitted(write_project, tmp_path):
+    methods = {}
+    for blend in (0, 0.5, 1, "auto"):
+        folder = write_project(settings={"vote": {"blend": blend}}, name=f"routes-{blend}")
+        built = build_index(folder, tmp_path / f"index-{blend}").index
+        methods[blend] = built.fitted.method
+        assert (built.fitted.head is None) == (blend == 0)
+        loaded = index.load(tmp_path / f"index-{blend}")
+        assert loaded.fitted.vote_scale == built.fitted.vote_scale
+        if blend == 1:
+            assert built.fitted.vote_scale == 0.0
+    assert methods[0].startswith("vote alone") and len(set(methods.values())) == 4
+
+
 # What callers may hand in ------------------------------------------------------------------------------------
 
 

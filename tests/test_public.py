@@ -25,6 +25,7 @@ ALLOWED = {
     "arbiter": {"config", "decision"},
     "artifact": {"errors"},
     "assess": {"compare", "evaluate", "floors", "robustness", "router"},
+    "blends": {"encoders", "index", "router", "snapshot"},
     "bootstrap": set(),
     "build": {"config", "encoders", "errors", "freshness", "index"},
     "calibrate": {"encoders", "vote"},
@@ -217,6 +218,7 @@ ALLOWED = {
     "text": set(),
     "tracing": {"__init__", "decision", "errors", "upstream"},
     "tune": {
+        "blends",
         "catalog",
         "choices",
         "config",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from semroute import catalog
 from semroute.build import build_index
-from semroute.choices import COST, SCORE, Choices, cost_sweep, risk_sweep
+from semroute.choices import COST, SCORE, Choices, risk_sweep, weight_sweep
 from semroute.cli import main
 from semroute.config import ModelCard, Weights, load_config
 from semroute.crossfit import crossfit, graded_rows, stored_outcomes
@@ -28,10 +28,15 @@ from semroute.evaluate import Case, evaluate
 from semroute.router import Router
 from semroute.sweep import FOLDS, LEVEL, Goal, Ratio, Sweep, folds_of, measured, pick
 from semroute.tune import (
+    BLEND,
+    BLENDS,
     COST_WEIGHT,
-    MAX_DISTANCE,
+    LIMITS,
     MAX_RISK,
     MIN_CONFIDENCE,
+    QUALITY_WEIGHT,
+    TIMES,
+    TTFT_WEIGHT,
     tune_limits,
     tune_log,
     tune_models,
@@ -169,7 +174,8 @@ def choices(draw):
     worth = np.tile([1.0, 10.0, 100.0, 1000.0], (count, 1))
     known = np.ones((count, 4), bool)
     return Choices(
-        NAMES, tuple(CARDS.values()), believed, worth, known, worth * 2, orders, order, 1, np.ones(count)
+        *(NAMES, tuple(CARDS.values()), believed, worth, known, worth * 2, worth * 3),
+        *(orders, order, 1, np.ones(count)),
     )
 
 
@@ -196,10 +202,16 @@ def test_max_risk_chooses_as_routing_does(choices):
         assert total[SCORE] == sum(expected) and total[COST] == 2 * sum(expected)
 
 
-@given(choices(), st.sampled_from([0.0, 1.0, 2.0]), st.sampled_from([0.0, 0.0001]))
-def test_the_weight_of_cost_chooses_as_routing_does(choices, quality, slow):
-    weights = Weights(quality=quality, ttft=slow, itl=slow * 10)
-    sweep = cost_sweep(choices, weights)
+@given(
+    choices(),
+    st.sampled_from(sorted(Weights.model_fields)),
+    st.sampled_from([0.0, 1.0, 2.0]),
+    st.sampled_from([0.0, 0.1]),
+    st.sampled_from([0.0, 0.0001]),
+)
+def test_each_weight_chooses_as_routing_does(choices, swept, quality, dear, slow):
+    weights = Weights(quality=quality, cost=dear, ttft=slow, itl=slow * 10)
+    sweep = weight_sweep(choices, weights, swept)
     values, _ = sweep.curve()
     for value in values.tolist():
         for row, place in enumerate(choices.order):
@@ -208,12 +220,13 @@ def test_the_weight_of_cost_chooses_as_routing_does(choices, quality, slow):
                 NAMES[k]: one for k, one in enumerate(choices.believed[row].tolist()) if not np.isnan(one)
             }
             # Where two are equally good but for rounding, either may serve.
-            order = catalog.rank(names, CARDS, weights.model_copy(update={"cost": value}), known)
+            there = weights.model_copy(update={swept: value})
+            order = catalog.rank(names, CARDS, there, known)
             merits = {
-                name: weights.quality * known.get(name, catalog.declared_quality(CARDS[name]))
-                - value * usd
-                - weights.ttft * ttft
-                - weights.itl * itl
+                name: there.quality * known.get(name, catalog.declared_quality(CARDS[name]))
+                - there.cost * usd
+                - there.ttft * ttft
+                - there.itl * itl
                 for name, usd, ttft, itl in zip(names, *_properties(names), strict=True)
             }
             best = max(merits.values())
@@ -271,7 +284,7 @@ def router(write_project, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("setting", [MIN_CONFIDENCE, MAX_DISTANCE])
+@pytest.mark.parametrize("setting", [*LIMITS, BLEND])
 def test_the_chosen_limit_does_in_the_yaml_what_the_curve_says(router, tmp_path, setting):
     folder = tmp_path / "routes"
     for place in ("first", "middle", "chosen"):
@@ -329,6 +342,16 @@ def test_what_a_rule_decides_no_limit_moves(router):
     ruled = tune_limits(router({"rules": rules}), CASES).curve.figures["refused_out_of_scope"]
     assert ruled.max() == pytest.approx(5 / 6)
     assert tune_limits(router(), CASES).curve.figures["refused_out_of_scope"].max() == 1.0
+
+
+def test_every_blend_that_is_measured_is_on_the_curve(router):
+    found = tune_limits(router(), CASES, setting=BLEND)
+    assert found.curve.values.tolist() == list(BLENDS)
+    fixed = tune_limits(router({"vote": {"blend": 0.35}}), CASES, setting=BLEND)
+    place = BLENDS.index(0.35)
+    assert fixed.now.accuracy.value == pytest.approx(fixed.curve.figures["accuracy"][place])
+    # The settings of today do not move what others would do.
+    assert fixed.curve.figures["accuracy"].tolist() == found.curve.figures["accuracy"].tolist()
 
 
 def test_one_prompt_cannot_be_tuned_on(router):
@@ -447,6 +470,53 @@ def test_the_route_says_which_models_may_serve(router):
     assert found.curve.figures["saving"].max() == pytest.approx(0.54, abs=0.03)  # three of five at a tenth
 
 
+FAST = {
+    "small": MODELS["models"]["small"] | {"ttft_ms": 100, "itl_ms": 2},
+    "big": MODELS["models"]["big"] | {"ttft_ms": 500, "itl_ms": 20},
+}
+
+
+@pytest.mark.parametrize("setting", TIMES)
+def test_a_weight_of_time_saves_time_above_a_floor(models, setting):
+    router = models(models=FAST, select={"quality": 1})
+    crossed = crossfit(router, graded_rows(router, graded(), "f"), 200, "f")
+    found = tune_models(router, crossed, setting=setting, goal=Goal("time_saving", "quality_share", 0.95))
+    assert found.reached and found.chosen.quality_share.value >= 0.95
+    # The small model takes 500 ms for an answer of 200 tokens, the big one 4,500: six in ten go there.
+    assert found.now.time.value == pytest.approx(4_500 * (1 - found.now.time_saving.value))
+    share = (4_500 - found.chosen.time.value) / 4_000
+    assert 0.45 < share < 0.62 / (1 - 500 / 4_500)
+    assert found.chosen.time_saving.value == pytest.approx(share * 4_000 / 4_500)
+    assert found.chosen.saving.value == pytest.approx(share * 0.9, abs=0.005)  # prompts differ in length
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"big": FAST["big"], "small": MODELS["models"]["small"]}, "no latency of small"),
+        (
+            FAST | {"big": FAST["big"] | {"ttft_ms": 0, "itl_ms": 0}},
+            "'big', the default model, takes no time",
+        ),
+    ],
+)
+def test_time_cannot_be_saved_where_nobody_says_how_long_it_takes(models, change, said):
+    router = models(models=change)
+    crossed = crossfit(router, graded_rows(router, graded(40), "f"), 200, "f")
+    with pytest.raises(ConfigError, match=said):
+        tune_models(router, crossed, setting=TTFT_WEIGHT, goal=Goal("time_saving", "quality", 0.5))
+
+
+def test_the_weight_of_quality_has_the_choices_that_the_weight_of_cost_has(models):
+    router, goal = models(), Goal("saving", "quality_share", 0.95)
+    crossed = crossfit(router, graded_rows(router, graded(), "f"), 200, "f")
+    by_cost, by_quality = (
+        tune_models(router, crossed, setting=setting, goal=goal) for setting in (COST_WEIGHT, QUALITY_WEIGHT)
+    )
+    assert by_quality.chosen.figures == by_cost.chosen.figures
+    assert by_quality.promised.saving.value == pytest.approx(by_cost.promised.saving.value, abs=0.02)
+
+
 def test_an_estimate_never_saw_its_prompt(models):
     """Scores that no text explains: whoever had seen them would know better than chance."""
     router, generator = models(), np.random.default_rng(3)
@@ -520,7 +590,7 @@ def logged(count, quality, generator, **more):
             "score": score,
         }
         row |= {"prompt_hash": f"{generator.integers(2**60):x}"} | more
-        rows.append(SimpleNamespace(**({"scores_of": {row["model"]: row["score"]}} | row)))
+        rows.append(SimpleNamespace(**({"scores_of": {row["model"]: row["score"]}, "margin": 0.5} | row)))
     return rows
 
 
@@ -668,6 +738,33 @@ def test_tuning_on_cases_and_writing(router, semroute, tmp_path):
     assert after == before[:-1] + b', "vote": {"min_confidence": %g}}' % found["value"]
     assert found["written"][0]["before"] is None
     assert "semroute build" in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["min_margin", "blend"])
+def test_every_setting_of_the_vote_is_written_at_its_mark(router, semroute, tmp_path, setting):
+    router()
+    cases = "".join(json.dumps({"prompt": p, "route": r}) + "\n" for p, r in LABELLED)
+    done = semroute("tune", "--cases", "cases.jsonl", "--setting", setting, "--write", "--json", cases=cases)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["setting"] == f"vote.{setting}"
+    assert [one["key"] for one in found["written"]] in ([f"vote.{setting}"], [])
+    if found["written"]:
+        settings = load_config(tmp_path / "routes").settings.vote
+        assert getattr(settings, setting) == pytest.approx(found["value"])
+    assert semroute("build").returncode == 0
+    there = json.loads(semroute("tune", "--cases", "cases.jsonl", "--setting", setting, "--json").stdout)
+    assert there["now"]["accuracy"]["value"] >= found["now"]["accuracy"]["value"]
+
+
+def test_a_weight_of_time_on_the_command_line(models, semroute, tmp_path):
+    models(models=FAST, select={"quality": 1})
+    rows = "".join(json.dumps({"prompt": row.prompt, "scores": row.scores}) + "\n" for row in graded())
+    done = semroute("tune", "--outcomes", "rows.jsonl", "--setting", "ttft", rows=rows)
+    assert done.returncode == 0 and "the largest time saving with 95.0%" in done.stdout
+    assert "time saved" in done.stdout and "nan" not in done.stdout
+    refused = semroute("tune", "--outcomes", "rows.jsonl", "--setting", "blend", rows=rows)
+    assert refused.returncode == 2 and "--setting on outcomes is one of" in refused.stderr
 
 
 def test_a_floor_that_no_point_reaches(models, semroute, tmp_path):

@@ -334,6 +334,9 @@ def test_no_neighbour_is_no_vote():
         (Limits(0.29, 0.0), False, "too_far"),
         (Limits(0.3, 0.99), False, "low_confidence"),
         (Limits(0.29, 0.99), False, "too_far"),
+        (Limits(0.3, 0.0, 0.3), True, "match"),
+        (Limits(0.3, 0.0, 0.999), False, "low_confidence"),
+        (Limits(0.29, 0.0, 0.999), False, "too_far"),
     ],
 )
 def test_limits(limits, accepted, reason):
@@ -347,17 +350,21 @@ def test_a_refusal_names_the_limit_and_by_how_much_it_was_missed():
     pair = fitted(count=2)
     unsure = judge(cast([(0.7, 0), (0.7, 1)], pair, names=NAMES[:2]), Limits(1.0, 0.8)).detail
     assert "'alpha'" in unsure and "0.500" in unsure and "0.300 below min_confidence 0.800" in unsure
+    torn = judge(cast([(0.7, 0), (0.7, 1)], pair, names=NAMES[:2]), Limits(1.0, 0.2, 0.1)).detail
+    assert "0.000 before the next, 0.100 below min_margin 0.100" in torn
 
 
-@given(neighbours, st.floats(0, 2), st.floats(0, 1))
-def test_a_stricter_limit_never_accepts_more(pairs, distance, confidence):
+@given(neighbours, st.floats(0, 2), st.floats(0, 1), st.floats(0, 1))
+def test_a_stricter_limit_never_accepts_more(pairs, distance, confidence, margin):
     vote = cast(pairs)
-    if judge(vote, Limits(distance, confidence)).accepted:
-        assert judge(vote, Limits(min(2.0, distance + 0.1), confidence)).accepted
-        assert judge(vote, Limits(distance, max(0.0, confidence - 0.1))).accepted
+    if judge(vote, Limits(distance, confidence, margin)).accepted:
+        assert judge(vote, Limits(min(2.0, distance + 0.1), confidence, margin)).accepted
+        assert judge(vote, Limits(distance, max(0.0, confidence - 0.1), margin)).accepted
+        assert judge(vote, Limits(distance, confidence, max(0.0, margin - 0.1))).accepted
     else:
-        assert not judge(vote, Limits(max(0.0, distance - 0.1), confidence)).accepted
-        assert not judge(vote, Limits(distance, min(1.0, confidence + 0.1))).accepted
+        assert not judge(vote, Limits(max(0.0, distance - 0.1), confidence, margin)).accepted
+        assert not judge(vote, Limits(distance, min(1.0, confidence + 0.1), margin)).accepted
+        assert not judge(vote, Limits(distance, confidence, min(1.0, margin + 0.1))).accepted
 
 
 @given(neighbours, evidences, seeds, st.integers(0, len(NAMES) - 1))

@@ -36,13 +36,17 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "min_confidence": "vote.min_confidence",
     "max_distance": "vote.max_distance",
+    "min_margin": "vote.min_margin",
+    "blend": "vote.blend",
     "max_risk": "escalations.max_risk",
-    "cost": "select.cost",
+    **{weight: f"select.{weight}" for weight in ("cost", "quality", "ttft", "itl")},
 }
 _NAMES = {
     "refused_out_of_scope": "refused",
     "quality_share": "of default",
     "cost": "USD/1,000",
+    "time": "ms",
+    "time_saving": "time saved",
 }
 _MEASURES = {"cost_save": "CostSave", "aiq": "AIQ", "apgr": "APGR", "cpt50": "CPT50", "cpt80": "CPT80"}
 _PLAIN = ("quality",)
@@ -159,11 +163,11 @@ def tune(
     if quality is not None and min_quality is not None:
         refuse("Give one of --quality and --min-quality.")
     key = _key(setting, graded=graded, logged=from_log)
+    goal = _goal(quality, min_quality, key)
     router = Router.load(index, log=False)
     if from_log:
-        found = _by_log(router, _log_rows(router, index, log), key, _goal(quality, min_quality))
+        found = _by_log(router, _log_rows(router, index, log), key, goal)
     elif graded:
-        goal = _goal(quality, min_quality)
         found = _by_outcomes(router, outcomes, key, goal, answer_tokens)
     else:
         found = _by_cases(router, cases, key, precision, index, routes)
@@ -193,22 +197,25 @@ def _key(setting: str | None, *, graded: bool, logged: bool) -> str | None:
     """The key of semroute.yaml, or None for the usual one."""
     if setting is None:
         return None
-    from semroute.tune import CHOICES, LIMITS
+    from semroute.tune import BLEND, CHOICES, LIMITS
 
     key = _SETTINGS.get(setting, setting)
-    fitting = (CHOICES if graded else LIMITS) + (LIMITS if logged else ())
+    fitting = (*CHOICES, *(LIMITS if logged else ())) if graded else (*LIMITS, BLEND)
     if key not in fitting:
         what = "outcomes" if graded else "labelled prompts"
         refuse(f"--setting on {what} is one of {', '.join(fitting)}, not {setting!r}.")
     return key
 
 
-def _goal(quality: float | None, min_quality: float | None) -> Goal:
+def _goal(quality: float | None, min_quality: float | None, key: str | None) -> Goal:
+    """What is wanted of models: to save money, or by a weight of time, time."""
     from semroute.sweep import Goal
+    from semroute.tune import TIMES
 
+    most = "time_saving" if key in TIMES else "saving"
     if min_quality is not None:
-        return Goal("saving", "quality", min_quality)
-    return Goal("saving", "quality_share", _QUALITY if quality is None else quality)
+        return Goal(most, "quality", min_quality)
+    return Goal(most, "quality_share", _QUALITY if quality is None else quality)
 
 
 def _by_cases(
@@ -370,6 +377,8 @@ def _shown(name: str, value: float) -> str:
         return "-"
     if name == "cost":
         return f"{value * 1_000:.4g}"
+    if name == "time":
+        return f"{value:,.0f}"
     return f"{value:.3f}" if name in _PLAIN else _percent(value)
 
 
