@@ -500,11 +500,11 @@ class Router:
         settings = self.index.config.settings.log
         if settings is None:
             return None
-        with open_log(settings.store, root=self._root) as log:
+        with open_log(settings.store, root=self.root) as log:
             return log.recall(identity)
 
     @property
-    def _root(self) -> Path:
+    def root(self) -> Path:
         """The folder that relative paths in the settings start from."""
         return (self._folder or Path("index")).absolute().parent
 
@@ -517,7 +517,7 @@ class Router:
 
         # Only there: the hash of the prompt must be under the key of the store of outcomes.
         shared = settings.escalations is not None and settings.escalations.store == settings.log.store
-        return _fed(self, LogWriter(settings.log, root=self._root, keep_vectors=shared))
+        return _fed(self, LogWriter(settings.log, root=self.root, keep_vectors=shared))
 
     def _memory_for(self, index: RouteIndex, old: Snapshot | None = None) -> Memory | None:
         """The outcomes beside `index`; those of the `old` snapshot where nothing about them changed."""
@@ -531,7 +531,7 @@ class Router:
             settings.escalations,
             {name: card.quality for name, card in settings.models.items()},
             address=address,
-            root=self._root,
+            root=self.root,
             encoder=encoder_name(index.manifest.encoder.model_dump()),
             dim=index.manifest.encoder.dim,
         )

@@ -520,7 +520,7 @@ class ClientLimits(Shape):
 
     usd_per_day: NonNegative | None = Field(
         default=None,
-        description="US dollars a day, by UTC and the prices of the models; each process counts.",
+        description="US dollars a day, by UTC and the prices of the models; processes with a store share it.",
     )
     max_usd_per_1m: NonNegative | None = Field(
         default=None,

@@ -185,6 +185,7 @@ ALLOWED = {
     },
     "rules": {"config"},
     "server": {
+        "spending",
         "escalations",
         "access",
         "affinity",
@@ -209,6 +210,7 @@ ALLOWED = {
     "prices": set(),
     "shapes": {"prices", "sources", "yaml"},
     "sources": {"errors", "yaml"},
+    "spending": {"databases", "errors"},
     "sse": set(),
     "starter": {"config", "errors"},
     "summary": {"assess", "compare", "evaluate", "robustness", "text"},

@@ -46,6 +46,7 @@ from semroute.escalations import postgres as postgres_module
 from semroute.escalations import sqlite as sqlite_module
 from semroute.escalations.postgres import PostgresStore
 from semroute.escalations.sqlite import SqliteStore
+from semroute.spending import KEPT_DAYS, open_spending
 from semroute.ulid import new_ulid
 
 CANARY = "c4nary-p4ssword"
@@ -1417,3 +1418,38 @@ def test_a_child_that_was_forked_beside_a_read_can_write(tmp_path):
     reader.join()
     assert codes == [0] * 10
     assert store.last() == 310
+
+
+# What clients have spent --------------------------------------------------------------------------------------
+
+
+def test_amounts_of_several_processes_add_up_by_day_and_client(place):
+    with place.open() as store:  # in the file or the database of the outcomes
+        store.last()
+    one, two = (open_spending(place.spec, root=place.root) for _ in range(2))
+    try:
+        assert one.add(20_000, {}) == {}
+        assert one.add(20_000, {"app": 0.25, "*": 1.0}) == {"app": 0.25, "*": 1.0}
+        assert two.add(20_000, {"app": 0.5}) == {"app": 0.75, "*": 1.0}
+        assert two.add(20_001, {"app": 0.125}) == {"app": 0.125}
+        assert one.add(20_000, {}) == {"app": 0.75, "*": 1.0}
+        two.add(20_000 + KEPT_DAYS + 1, {"app": 1.0})
+        assert one.add(20_000, {}) == {} and one.add(20_001, {}) == {"app": 0.125}
+    finally:
+        one.close()
+        two.close()
+
+
+def test_no_amount_is_lost_between_processes_that_add_at_once(place):
+    code = (
+        "from semroute.spending import open_spending\n"
+        "book = open_spending(place.spec, root=place.root)\n"
+        "for _ in range(25): book.add(20_000, {'app': 1.0, 'other': 2.0})\n"
+    )
+    running = [place.run(code) for _ in range(3)]
+    for process in running:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    book = open_spending(place.spec, root=place.root)
+    assert book.add(20_000, {}) == {"app": 75.0, "other": 150.0}
+    book.close()

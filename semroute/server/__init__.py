@@ -18,7 +18,7 @@ import functools
 import os
 import ssl
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ _PATHS: dict[str, Api] = {
     "/v1/messages": "messages",
 }
 _COUNT = "/v1/messages/count_tokens"
+_START_S = 3.0  # a store that does not answer must not keep the server from starting
 _SMALL = {"/v1/models", "/v1/route", "/v1/feedback", "/metrics", "/live", "/live/map", "/live/place"}
 
 
@@ -99,9 +100,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        polling = asyncio.create_task(service.poll(watch))
+        with suppress(TimeoutError):  # what was spent before the start counts from the first request on
+            async with asyncio.timeout(_START_S):
+                await service.budgets.share()
+        tasks = [asyncio.create_task(work) for work in (service.poll(watch), service.budgets.keep_sharing())]
         yield
-        polling.cancel()
+        for task in tasks:
+            task.cancel()
         await service.close()
 
     app = Starlette(

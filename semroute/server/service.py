@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from semroute import arbiter, catalog
 from semroute.affinity import Affinity
 from semroute.artifact import MANIFEST
-from semroute.config import Arbiter, Cascade, ServeSettings, Weights
+from semroute.config import Arbiter, Cascade, ServeSettings, Settings, Weights
 from semroute.deciding import Decider
 from semroute.decision import Decision
 from semroute.errors import SemrouteError
@@ -22,6 +22,7 @@ from semroute.live import Live
 from semroute.metrics import Metrics
 from semroute.server.books import Books
 from semroute.server.budgets import Budgets
+from semroute.spending import open_spending
 from semroute.text import routed_text
 from semroute.upstream import Attempt, Observer, Upstreams
 from semroute.wire import BadRequest
@@ -57,7 +58,9 @@ class Service:
         self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, tls=tls)
         self.metrics = Metrics(self.upstreams.health, lambda: self.router.without_outcomes)
         self.books = Books(self.metrics.dropped)
-        self.budgets = Budgets(self.settings.clients)
+        store = _shared_store(router.index.config.settings)
+        opens = None if store is None else functools.partial(open_spending, store, root=router.root)
+        self.budgets = Budgets(self.settings.clients, opens)
         self._decider = Decider(router, self.settings.routing_s)
         self._measured = 0
         self._answered: dict[bytes, tuple[str, float]] = {}
@@ -157,6 +160,7 @@ class Service:
 
     async def close(self) -> None:
         """Write what waits to be written, and close every connection."""
+        await self.budgets.close()
         await asyncio.to_thread(self.books.close)
         self._decider.close()
         await self.upstreams.close()
@@ -184,6 +188,13 @@ class Service:
         if len(models) < len(named):
             raise unknown_model("`models:` names a model that is not known.")
         return weights, models
+
+
+def _shared_store(settings: Settings) -> str | None:
+    """Where processes can share what they count: with the decision log, else with the outcomes."""
+    named = (settings.log, settings.escalations)
+    stores = [one.store for one in named if one is not None and one.store is not None]
+    return next((store for store in stores if not store.startswith("jsonl:")), None)
 
 
 def _stamp(folder: Path | None) -> tuple[int, int, int] | None:
