@@ -83,6 +83,7 @@ class Browser:
 
     def open(self, page: Path, *, width: int = 1280, scheme: str = "light") -> None:
         """Load `page` anew and wait until its charts are drawn."""
+        self._ask("Page.navigate", url="about:blank")  # the page before may ask its server for more meanwhile
         self.events = []
         self._ask(
             "Emulation.setDeviceMetricsOverride",
