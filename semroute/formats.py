@@ -99,16 +99,23 @@ def job_summary(found: Assessment) -> str:
 
 def _summary_lines(found: Assessment) -> Iterator[str]:
     evaluation = found.evaluation
-    right = evaluation.cases - len(evaluation.wrong)
     yield "## semroute eval"
     yield ""
-    yield f"{right} of {evaluation.cases} cases are routed as labelled. {_verdict(found)}"
+    yield f"{_outcome(evaluation)} {_verdict(found)}"
     yield ""
     yield from _measures(found)
     yield from _tag_table(found)
     yield from _changes(found.comparison)
     yield from _robustness(found)
     yield from _wrong_table(evaluation)
+
+
+def _outcome(evaluation: Evaluation) -> str:
+    if evaluation.cases:
+        right = evaluation.cases - len(evaluation.wrong)
+        return f"{right} of {evaluation.cases} cases are routed as labelled."
+    served = f"{evaluation.model_right} of {evaluation.model_cases}"
+    return f"No case says which route is right; {served} are served by the model that they expect."
 
 
 def _verdict(found: Assessment) -> str:
