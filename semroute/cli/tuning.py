@@ -235,12 +235,13 @@ def _by_outcomes(
     router: Router, outcomes: str | None, key: str | None, goal: Goal, answer_tokens: int
 ) -> Tuning:
     from semroute.crossfit import crossfit, graded_rows, stored_outcomes
+    from semroute.errors import THE_STORE
     from semroute.escalations.importing import parse_graded
     from semroute.jsonl import raise_any, read_lines
     from semroute.tune import tune_models
 
     if outcomes is None:
-        source, graded = "the store", stored_outcomes(router)
+        source, graded = THE_STORE, stored_outcomes(router)
     else:
         source, models = outcomes, router.index.config.settings.models
         rows, problems = parse_graded(source, read_lines(source), models, router.index.route_names)
