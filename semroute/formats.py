@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as Xml
 
 from semroute.assess import Assessment
@@ -16,6 +16,9 @@ from semroute.compare import Changed, Comparison
 from semroute.evaluate import Case, CaseResult, Evaluation, Wrong
 from semroute.floors import CEILING, Floor
 from semroute.text import Prompt, PromptError, counted, routed_text
+
+if TYPE_CHECKING:
+    from semroute.lint import Finding
 
 _LONGEST = 200  # characters of a prompt that are shown
 _ROWS = 100  # of a table in a summary, which GitHub takes up to 1 MiB of
@@ -65,6 +68,15 @@ def _wanted(case: Case) -> str:
     route = [] if case.any_route else [case.route or "default"]
     model = [] if case.model is None else [f"model {case.model}"]
     return ", ".join([*route, *model])
+
+
+def finding_commands(findings: Sequence[Finding], level: str) -> Iterator[str]:
+    """What `semroute lint` found, as workflow commands of `level`: error, warning or notice."""
+    for one in findings:
+        place = {"file": one.place.file, "line": str(one.place.line), "col": str(one.place.column)}
+        known = {key: value for key, value in place.items() if value != "0"}
+        message = f"{one.message}; {one.suggestion}"
+        yield _command(level, {**known, "title": f"semroute lint: {one.kind}"}, message)
 
 
 def _command(name: str, properties: dict[str, str], message: str) -> str:

@@ -110,7 +110,7 @@ ALLOWED = {
         "yaml",
     },
     "floors": {"config", "evaluate"},
-    "formats": {"assess", "compare", "evaluate", "floors", "text"},
+    "formats": {"assess", "compare", "evaluate", "floors", "lint", "text"},
     "freshness": {"artifact", "changes", "config", "encoders", "errors"},
     "health": set(),
     "index": {"artifact", "calibrate", "config", "encoders", "errors", "freshness", "vote"},
