@@ -66,7 +66,7 @@ ALLOWED = {
         "ulid",
     },
     "compare": {"evaluate"},
-    "config": {"errors", "shapes", "sources", "yaml"},
+    "config": {"editors", "errors", "shapes", "sources", "yaml"},
     "crossfit": {"choices", "config", "errors", "escalations", "router", "sweep", "ulid"},
     "databases": {"errors"},
     "deciding": {"decision", "router"},
@@ -84,6 +84,7 @@ ALLOWED = {
     },
     "doctor": {"artifact", "build", "config", "encoders", "errors", "router", "text"},
     "edit": {"config", "errors", "sources", "yaml"},
+    "editors": {"shapes"},
     "encoders": {"errors"},
     "errors": set(),
     "escalations": {
