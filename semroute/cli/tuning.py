@@ -22,6 +22,7 @@ from semroute.cli.output import (
     refuse,
     say,
 )
+from semroute.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -305,7 +306,8 @@ def _summary(found: Tuning) -> Iterator[str]:
     name = goal.most.replace("_", " ")
     wanted = f"the best {name}" if goal.of is None else f"the largest {name} with {_floor(goal)}"
     yield f"[bold]{found.setting} {_short(found.value)}[/]   {wanted}, on {found.prompts:,} prompts"
-    yield f"  {len(found.curve):,} distinct points; some of them:"
+    several = len(found.curve) > len(found.shown)
+    yield f"  {counted(len(found.curve), 'distinct point')}{'; some of them' if several else ''}:"
     yield ""
     names = list(found.chosen.figures)
     yield f"[dim]  {'':2}{found.setting:>24}" + "".join(f"{_heading(one):>12}" for one in names) + "[/]"
