@@ -11,7 +11,7 @@ picked anew without each fold and measured on that fold.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -527,10 +527,10 @@ def _logged_limits(
     """The sweep of a limit over logged decisions, and what the decisions as they were add."""
     config = router.index.config
     places = {model: column for column, model in enumerate(choices.models)}
-    default = choices.models[choices.default]
+    default, limits = choices.models[choices.default], router.limits()
     votes, accepted, refused = [], [], []
     for one in rows:
-        vote = _logged_vote(one, setting)
+        vote = _logged_vote(one, setting, limits)
         votes.append(vote)
         served, asked = one.route is not None, one.reason == _ARBITER
         if vote.best is None:
@@ -542,7 +542,7 @@ def _logged_limits(
     if all(vote.best is None for vote in votes):
         message = (
             f"no decision with an outcome is one that {setting} could move: `best` and `similarity` are "
-            "missing, or rules and the arbiter made them all."
+            "missing, the best routes are gone, or rules and the arbiter made them all."
         )
         raise ConfigError((Problem(THE_LOG, 0, 0, message),))
     everyone = np.arange(len(rows))
@@ -553,11 +553,11 @@ def _logged_limits(
     return _limit_sweep(router, votes, setting, taken, left), was
 
 
-def _logged_vote(one: Logged, setting: str) -> _Judged:
-    """What the limit looks at; no best route where it moves nothing."""
+def _logged_vote(one: Logged, setting: str, routes: Collection[str]) -> _Judged:
+    """What the limit looks at; no best route where it moves nothing, as of a route that is gone."""
     asked = one.reason == _ARBITER
     fixed = one.reason in _UNMOVED or (asked and setting == MIN_CONFIDENCE)
-    if fixed or one.best is None or one.similarity is None:
+    if fixed or one.best not in routes or one.similarity is None:
         return _Judged(None, one.confidence, None)
     # Before an arbiter no confidence is too low, and what is logged is that of the route that it picked.
     return _Judged(one.best, 1.0 if asked else one.confidence, round(1.0 - one.similarity, 6))

@@ -681,9 +681,22 @@ def test_a_limit_of_confidence_moves_nothing_that_an_arbiter_settled(router):
 
 
 @pytest.mark.parametrize("setting", [MIN_CONFIDENCE, MAX_DISTANCE])
-def test_a_log_without_scores_of_routes_tunes_no_limit(router, setting):
+def test_decisions_for_a_route_that_is_gone_stay_as_they_were(router, setting):
     generator = np.random.default_rng(0)
-    rows = [row for _ in range(20) for row in limited(generator, 0.7, best=None)]
+    gone = [row for _ in range(30) for row in limited(generator, 0.7, best="gone", route="gone")]
+    known = [row for _ in range(30) for row in limited(generator, 0.7)]
+    found = tune_log(
+        router({"vote": {"max_distance": 0.9}}), gone + known, setting=setting, goal=Goal("saving")
+    )
+    cheaper = 1.0 - 2.25 / 30.0
+    assert sorted(found.curve.figures["saving"]) == pytest.approx([0.5 * cheaper, cheaper])
+
+
+@pytest.mark.parametrize("setting", [MIN_CONFIDENCE, MAX_DISTANCE])
+@pytest.mark.parametrize("best", [None, "gone"])
+def test_a_log_without_scores_of_routes_tunes_no_limit(router, setting, best):
+    generator = np.random.default_rng(0)
+    rows = [row for _ in range(20) for row in limited(generator, 0.7, best=best)]
     with pytest.raises(ConfigError, match=f"no decision with an outcome is one that {setting} could move"):
         tune_log(router(), rows, setting=setting, goal=Goal("saving"))
 
