@@ -808,6 +808,10 @@ def test_every_wrong_line_is_named_at_once(models, router, semroute, tmp_path):
     for option in ("--outcomes", "--log"):
         done = semroute("tune", option, "empty.jsonl")
         assert done.returncode == 2 and "empty.jsonl:1:1: holds no" in done.stderr
+    (tmp_path / "twice.jsonl").write_text("".join(f'{sound}"id": "{one}"}}\n' for one in ("a", "b", "a", "")))
+    done = semroute("tune", "--log", "twice.jsonl")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("twice.jsonl:3:74: the decision `a` stands on line 1 already")
     (tmp_path / "one.jsonl").write_text(f'{sound}"best": null}}\n')
     done = semroute("tune", "--log", "one.jsonl")
     assert done.returncode == 2 and done.stderr.startswith("the decision log: fewer than two decisions")
