@@ -55,6 +55,8 @@ def of_labels(expected: Ints, found: Ints, best: Ints) -> dict[str, tuple[float,
         return {**found, "macro_f1": _macro_f1(draws, label, served)}
 
     drawn = _drawn(counts, measured)
+    # A share is in the mean of the draws what it is in the cases; this, being no share, is less.
+    drawn["macro_f1"] = _moved_to(float(_macro_f1(counts[None], label, served)[0]), drawn["macro_f1"])
     return {name: pair for name, values in drawn.items() if (pair := _interval(values)) is not None}
 
 
@@ -65,7 +67,7 @@ def of_calibration(
 
     bins, confidence, right: (decisions,), the bin of each, what was said, and whether it held.
 
-    Drawing again adds error of its own; the interval is moved down by how much that is in the mean.
+    Drawing again adds error of its own, by which the draws are moved down.
     """
     if not len(bins):
         return {}
@@ -79,9 +81,8 @@ def of_calibration(
         return {"error": np.abs(np.add.reduceat(draws * gaps, starts, axis=1)).sum(1) / len(bins)}
 
     seen = float(error(counts[None, :])["error"][0])
-    values = _drawn(counts, error)["error"]
-    low, high = np.percentile(values - (values.mean() - seen), _PERCENTILES)
-    return {"calibration_error": (max(float(low), 0.0), min(float(high), 1.0))}
+    low, high = np.percentile(_moved_to(seen, _drawn(counts, error)["error"]), _PERCENTILES)
+    return {"calibration_error": (float(low), float(high))}
 
 
 def of_share(part: int, whole: int) -> tuple[float, float]:
@@ -104,6 +105,19 @@ def _drawn(counts: Ints, measured: Callable[[Ints], dict[str, Floats]]) -> dict[
         draws = generator.multinomial(total, counts / total, size=min(size, RESAMPLES - start))
         parts.append(measured(draws))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _moved_to(seen: float, values: Floats) -> Floats:
+    """The draws of a figure in [0, 1], moved so that their mean is what was `seen`.
+
+    Drawing with replacement leaves some cases out and takes others twice, and a figure that is no mean over
+    the cases changes with that alone: it can leave the interval of its own draws.
+    """
+    present = ~np.isnan(values)
+    if not present.any():
+        return values
+    moved: Floats = np.clip(values + (seen - values[present].mean()), 0.0, 1.0)
+    return moved
 
 
 def _ratio(draws: Ints, part: NDArray[np.bool_], whole: NDArray[np.bool_]) -> Floats:

@@ -220,11 +220,20 @@ def _lone_texts(routes: tuple[Route, ...], sources: Sources) -> Iterator[Problem
 
 def json_schemas() -> dict[str, dict[str, Any]]:
     """JSON Schemas for editors: "semroute" of semroute.yaml, "route" of every other file."""
-    settings = Settings.model_json_schema()
+    from semroute.editors import EditorSchema, with_text  # late: no router needs it
+
+    settings = Settings.model_json_schema(schema_generator=EditorSchema)
     # `small:` alone, which is null to YAML, is a model of which nothing is said.
     models = settings["properties"]["models"]
     models["additionalProperties"] = {"anyOf": [models["additionalProperties"], {"type": "null"}]}
-    route = TypeAdapter[Any](Route | RouteList).json_schema()
+    models["minProperties"] = 1  # of which the default is one
+    when = settings["$defs"]["RuleCondition"]["properties"]
+    for name in ("any_regex", "step"):
+        when[name]["minItems"] = 1
+    when["metadata"]["minProperties"] = 1
+    settings["$defs"]["Rule"]["properties"]["only"]["minItems"] = 1
+    route = TypeAdapter[Any](Route | RouteList).json_schema(schema_generator=EditorSchema)
+    route["$defs"]["Route"] = with_text(route["$defs"]["Route"])
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {
         "semroute": {**dialect, **settings, "title": "semroute.yaml"},

@@ -28,6 +28,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+THE_STORE, THE_LOG, THE_CASES, THE_SETTINGS = NO_FILES = (
+    "the store",
+    "the decision log",
+    "the cases",
+    "the settings",
+)
+"""Where a problem is that stands in no file: such a place has no lines."""
+
 
 class SemrouteError(Exception):
     """Base of every error that semroute raises on purpose."""
@@ -47,7 +55,12 @@ class Problem:
 
     @property
     def where(self) -> str:
-        """`file:line:column`; the beginning where there is no line to name, as of a missing file."""
+        """`file:line:column`; the beginning where there is no line to name, as of a missing file.
+
+        Of what is no file, such as a store, its name alone.
+        """
+        if self.file in NO_FILES and not self.line:
+            return self.file
         return f"{self.file}:{self.line or 1}:{self.column or 1}"
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ from semroute.decision import Candidate, Neighbor
 from semroute.errors import Problem
 from semroute.jsonl import Row, parse_rows, raise_any, read_lines
 from semroute.sources import did_you_mean
-from semroute.text import Prompt, PromptError, routed_text
+from semroute.text import Prompt, PromptError, routed_text, visible
 from semroute.yaml import shorten
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ _BATCH = 512  # prompts encoded together
 _TURN_S = 0.0005
 _KEPT_NEIGHBORS = 3
 _SHAPE = '{"prompt": text or messages, "route": name or null}'
+_LONGEST_TAG = 100
+_TAG = f"a name has 1 to {_LONGEST_TAG} characters, no white space around it and no control characters"
 _MISSING_ROUTE = (
     "`route` is missing; name the route, or write null where the default must serve. "
     "Or expect `model`: name, or `must_default`: true."
@@ -713,7 +715,7 @@ def _faults(row: Row, known: _Known) -> Iterator[tuple[int, str]]:
             routed_text(row.values["prompt"])
         except PromptError as error:
             yield row.column("prompt"), f"{error}."
-    if not row.values.keys() & {"route", "model"} and row.values.get("must_default") in (None, False):
+    if not row.values.keys() & {"route", "model"} and row.values.get("must_default", False) is False:
         yield 1, _MISSING_ROUTE
     for key, fault in (("route", _route_fault), ("model", _model_fault)):
         message = fault(row.values[key], known) if key in row.values else None
@@ -740,10 +742,19 @@ def _probe_faults(row: Row) -> Iterator[tuple[int, str]]:
         yield row.column("must_default"), "`must_default` must be true or false."
     elif must_default and row.values.get("route") is not None:
         yield row.column("must_default"), "`must_default` contradicts `route`; keep one of them."
-    if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.strip() for tag in tags):
-        yield row.column("tags"), '`tags` must be a list of names, such as ["smoke"].'
+    elif row.values.get("must_default") is False and row.values.get("route", "") is None:
+        yield row.column("must_default"), "`must_default` contradicts a `route` of null; keep one of them."
+    if not isinstance(tags, list) or not all(map(_is_tag, tags)):
+        yield row.column("tags"), f'`tags` must be a list of names, such as ["smoke"]; {_TAG}.'
     elif not tags:
         yield row.column("tags"), "`tags` is empty; name a tag, or leave it out."
+
+
+def _is_tag(tag: Any) -> bool:
+    """Whether a floor on it can be written: names in YAML keep to the same."""
+    if not isinstance(tag, str) or not 0 < len(tag) <= _LONGEST_TAG or tag != tag.strip():
+        return False
+    return visible(tag) == tag and not set(tag) & set("\t\n")
 
 
 def _no_route(name: str, names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as Xml
 
 from semroute.assess import Assessment
@@ -16,6 +16,9 @@ from semroute.compare import Changed, Comparison
 from semroute.evaluate import Case, CaseResult, Evaluation, Wrong
 from semroute.floors import CEILING, Floor
 from semroute.text import Prompt, PromptError, counted, routed_text
+
+if TYPE_CHECKING:
+    from semroute.lint import Finding
 
 _LONGEST = 200  # characters of a prompt that are shown
 _ROWS = 100  # of a table in a summary, which GitHub takes up to 1 MiB of
@@ -67,6 +70,15 @@ def _wanted(case: Case) -> str:
     return ", ".join([*route, *model])
 
 
+def finding_commands(findings: Sequence[Finding], level: str) -> Iterator[str]:
+    """What `semroute lint` found, as workflow commands of `level`: error, warning or notice."""
+    for one in findings:
+        place = {"file": one.place.file, "line": str(one.place.line), "col": str(one.place.column)}
+        known = {key: value for key, value in place.items() if value != "0"}
+        message = f"{one.message}; {one.suggestion}"
+        yield _command(level, {**known, "title": f"semroute lint: {one.kind}"}, message)
+
+
 def _command(name: str, properties: dict[str, str], message: str) -> str:
     given = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
     return f"::{name} {given}::{_data(message)}"
@@ -99,16 +111,23 @@ def job_summary(found: Assessment) -> str:
 
 def _summary_lines(found: Assessment) -> Iterator[str]:
     evaluation = found.evaluation
-    right = evaluation.cases - len(evaluation.wrong)
     yield "## semroute eval"
     yield ""
-    yield f"{right} of {evaluation.cases} cases are routed as labelled. {_verdict(found)}"
+    yield f"{_outcome(evaluation)} {_verdict(found)}"
     yield ""
     yield from _measures(found)
     yield from _tag_table(found)
     yield from _changes(found.comparison)
     yield from _robustness(found)
     yield from _wrong_table(evaluation)
+
+
+def _outcome(evaluation: Evaluation) -> str:
+    if evaluation.cases:
+        right = evaluation.cases - len(evaluation.wrong)
+        return f"{right} of {evaluation.cases} cases are routed as labelled."
+    served = f"{evaluation.model_right} of {evaluation.model_cases}"
+    return f"No case says which route is right; {served} are served by the model that they expect."
 
 
 def _verdict(found: Assessment) -> str:

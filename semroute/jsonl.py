@@ -71,6 +71,27 @@ def _column_of_repeated(line: str) -> int:
     return 1
 
 
+def _is_text(line: str, value: Any) -> bool:
+    r"""Whether UTF-8 can hold `value`, read from `line`: an escape such as \ud800 can be half of a pair."""
+    if "\\u" not in line:
+        return True
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _column_of_half(line: str) -> int:
+    """Where the value stands in which half of a surrogate pair is, counted from 1; or its key."""
+    for name, start, value, end in _members(line):
+        if not _is_text(line, name):
+            return start + 1
+        if not _is_text(line, json.loads(line[value:end])):
+            return value + 1
+    return 1
+
+
 def _skip(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return at if match is None else match.end()
@@ -122,10 +143,13 @@ def parse_rows(source: str, lines: Iterable[str], shape: str) -> tuple[list[Row]
             message = f"duplicate key {shorten(repeated.key)}; keep one."
             problems.append(Problem(source, number, _column_of_repeated(line), message))
         else:
-            if isinstance(values, dict):
+            if not isinstance(values, dict):
+                problems.append(Problem(source, number, 1, f"a row is {shape}."))
+            elif _is_text(line, values):
                 rows.append(Row(number, line, values))
             else:
-                problems.append(Problem(source, number, 1, f"a row is {shape}."))
+                message = "half of a surrogate pair, which is no text; write the character whole."
+                problems.append(Problem(source, number, _column_of_half(line), message))
     return rows, problems
 
 

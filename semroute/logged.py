@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,23 @@ def read_logged(source: str, models: Collection[str]) -> list[LoggedRow]:
         problems.append(Problem(source, 1, 1, f"holds no decision; a row is {_SHAPE}."))
     for row in rows:
         problems += [Problem(source, row.line, row.column(key), said) for key, said in _faults(row, models)]
+    problems += _repeated(rows, source)
     raise_any(problems)
     return [_logged(row.values) for row in rows]
+
+
+def _repeated(rows: Sequence[Row], source: str) -> Iterator[Problem]:
+    """Decisions that stand there twice, as where `log tail --follow` or two exports were put together."""
+    lines: dict[str, int] = {}
+    for row in rows:
+        identity = row.values.get("id")
+        if isinstance(identity, str) and identity:
+            first = lines.setdefault(identity, row.line)
+            if first != row.line:
+                message = (
+                    f"the decision {shorten(identity)} stands on line {first} already; keep the later one."
+                )
+                yield Problem(source, row.line, row.column("id"), message)
 
 
 def _faults(row: Row, models: Collection[str]) -> Iterator[tuple[str, str]]:

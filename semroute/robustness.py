@@ -93,7 +93,8 @@ def _perturbed(case: Case, perturb: Perturbation, seed: str) -> Case:
         text = routed_text(case.prompt)
     except PromptError:  # a case made in Python may hold anything
         return case
-    chance = random.Random(f"{seed} {text}")  # noqa: S311 - no secret hangs on it
+    # A case made in Python may hold half of a surrogate pair, which Random could not encode itself.
+    chance = random.Random(f"{seed} {text}".encode("utf-8", "surrogatepass"))  # noqa: S311 - no secret
     return case._replace(prompt=perturb(text, chance) if text.strip() else text)
 
 

@@ -15,6 +15,7 @@ from semroute.text import PromptError, routed_text
 
 _BAR = 40  # cells of a bar of the reliability table
 _SHOWN_PAIRS = 5  # of routes that are confused
+_UNLABELLED = "no case says which route is right"
 
 
 def assessment(found: Assessment, shown: int | None, width: int | None) -> Iterator[str]:
@@ -43,10 +44,11 @@ def summary(evaluation: Evaluation, shown: int | None, width: int | None) -> Ite
     width: columns to which texts are shortened; None leaves them whole, for a pipe.
     """
     yield from _head(evaluation, width)
-    yield ""
-    yield from _routes(evaluation, width)
-    yield ""
-    yield from _reliability(evaluation)
+    if evaluation.cases:
+        yield ""
+        yield from _routes(evaluation, width)
+        yield ""
+        yield from _reliability(evaluation)
     wrong = (*evaluation.wrong, *evaluation.wrong_models)
     if wrong:
         yield ""
@@ -54,6 +56,19 @@ def summary(evaluation: Evaluation, shown: int | None, width: int | None) -> Ite
 
 
 def _head(found: Evaluation, width: int | None) -> Iterator[str]:
+    if found.cases:
+        yield from _of_routes(found)
+    else:
+        yield f"[bold]no route measured[/]   {_UNLABELLED}"
+    yield from _models(found, width)
+    tags = [f"{one.tag} {one.passed}/{one.cases} ({_percent(one.share)})" for one in found.tags]
+    yield from _listed("tags, passed", tags, width)
+    pairs = [one for one in found.confusion if one[0] != one[1]][:_SHOWN_PAIRS]
+    named = [f"{label or '(default)'} -> {got or '(default)'} {n}" for label, got, n in pairs]
+    yield from _listed("most confused", named, width)
+
+
+def _of_routes(found: Evaluation) -> Iterator[str]:
     calibration = found.calibration
     right = found.cases - len(found.wrong)
     yield f"[bold]accuracy {_percent(found.accuracy)}[/]   {right} of {found.cases} cases right"
@@ -71,12 +86,6 @@ def _head(found: Evaluation, width: int | None) -> Iterator[str]:
     )
     yield from _intervals(found)
     yield "  reasons                " + ", ".join(f"{reason} {n}" for reason, n in found.reasons.items())
-    yield from _models(found, width)
-    tags = [f"{one.tag} {one.passed}/{one.cases} ({_percent(one.share)})" for one in found.tags]
-    yield from _listed("tags, passed", tags, width)
-    pairs = [one for one in found.confusion if one[0] != one[1]][:_SHOWN_PAIRS]
-    named = [f"{label or '(default)'} -> {got or '(default)'} {n}" for label, got, n in pairs]
-    yield from _listed("most confused", named, width)
 
 
 def _listed(title: str, items: Sequence[str], width: int | None) -> Iterator[str]:

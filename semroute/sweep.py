@@ -115,8 +115,13 @@ class Sweep:
         total = self.start.sum(axis=0)
         sums = np.concatenate([total[None], total + np.cumsum(self.change[order], axis=0)[last]])
         edges = np.concatenate([[-np.inf], at[last], [np.inf]])
+        # A step that is taken only behind its place leaves that place to the point below it, and the other
+        # way round: so a step at an end of what the setting may be makes that end a point of its own.
+        if self.includes:
+            kept = (edges[:-1] <= self.high) & (edges[1:] > self.low)
+        else:
+            kept = (edges[:-1] < self.high) & (edges[1:] >= self.low)
         lower, upper = np.maximum(edges[:-1], self.low), np.minimum(edges[1:], self.high)
-        kept = lower < upper
         values = _short_between(lower[kept], upper[kept])
         # The ends of what the setting may be are values that people know.
         if edges[:-1][kept][0] < self.low:
@@ -152,10 +157,10 @@ def measured_sweep(values: Sequence[float], states: Sequence[Floats], high: floa
 
 
 def _short_between(low: Floats, high: Floats) -> Floats:
-    """Of each open interval a number near its middle, with as few decimals as it takes."""
+    """Of each open interval a short number near its middle; of one without width, its end."""
     high = np.where(np.isfinite(high), high, 2.0 * np.abs(low) + 1e-9)
     middle = 0.5 * (low + high)
-    found, open_still = middle.copy(), np.ones(len(low), bool)
+    found, open_still = middle.copy(), low < high
     for digits in range(1, _DIGITS):
         rounded = np.round(middle, digits)
         fits = open_still & (low < rounded) & (rounded < high)

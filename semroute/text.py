@@ -67,6 +67,23 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
+_TURNING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_STEERING = {
+    code: f"\\u{code:04x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), *_TURNING)
+    if chr(code) not in "\t\n"
+}
+
+
+def visible(text: str) -> str:
+    r"""`text` with an escape such as \u001b for each character that steers a terminal instead of being shown.
+
+    Those are the control characters but tab and line end, and what turns the direction of text around. The
+    escapes are those of JSON, so that JSON stays the same JSON.
+    """
+    return text.translate(_STEERING)
+
+
 def counted(number: int, what: str) -> str:
     """`number` of `what`, which takes an s where there is not one: "1 route", "2,000 routes"."""
     return f"{number:,} {what}{'s' * (number != 1)}"

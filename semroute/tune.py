@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -32,7 +32,7 @@ from semroute.crossfit import (
     time_problems,
     usd,
 )
-from semroute.errors import ConfigError, Problem
+from semroute.errors import THE_CASES, THE_LOG, THE_SETTINGS, ConfigError, Problem
 from semroute.jsonl import raise_any
 from semroute.sweep import (
     LEVEL,
@@ -71,8 +71,8 @@ CHOICES = (MAX_RISK, COST_WEIGHT, QUALITY_WEIGHT, *TIMES)
 BLENDS = tuple(round(0.05 * place, 2) for place in range(21))
 """The values of `vote.blend` that are measured: each is a fit of its own."""
 
-_LOG = "the decision log"
 _UNMOVED = ("rule", "error", "empty_prompt")  # reasons of decisions that neither vote nor outcome moves
+_ARBITER = "arbiter"  # asked by its own bounds of the confidence: neither that nor the margin moves it
 _BATCH = 512  # prompts routed together
 _SHOWN = 12
 _MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04)  # above the floor, to reach it on new prompts
@@ -198,7 +198,7 @@ class OperatingPoint:
     def to_dict(self) -> dict[str, Any]:
         """The point as plain JSON types: of each figure value, low and high."""
         figures = {
-            name: {key: _rounded(value) for key, value in figure._asdict().items()}
+            name: {key: _rounded(name, value) for key, value in figure._asdict().items()}
             for name, figure in self.figures.items()
         }
         return {"settings": self.settings, **figures}
@@ -219,7 +219,7 @@ class Curve:
         """A row for each point, as plain JSON types."""
         columns = {name: values.tolist() for name, values in self.figures.items()}
         return [
-            {self.setting: value} | {name: _rounded(column[place]) for name, column in columns.items()}
+            {self.setting: value} | {name: _rounded(name, column[place]) for name, column in columns.items()}
             for place, value in enumerate(self.values.tolist())
         ]
 
@@ -269,7 +269,7 @@ class Tuning:
             "promised": self.promised.to_dict(),
             "now": self.now.to_dict(),
             "shown": [point.to_dict() for point in self.shown],
-            "measures": {name: _rounded(value) for name, value in self.measures.items()},
+            "measures": {name: _rounded(name, value) for name, value in self.measures.items()},
             "curve": self.curve.to_list(),
             "notes": list(self.notes),
         }
@@ -293,7 +293,7 @@ def tune_limits(
 
     A route that sets the limit itself keeps its own. Raises ConfigError for fewer than two distinct prompts.
     """
-    groups = _same([case.prompt for case in cases], "cases")
+    groups = _same([case.prompt for case in cases], THE_CASES)
     if setting == BLEND:
         sweep, now = _blend_sweep(router, cases, progress)
     else:
@@ -446,7 +446,7 @@ def tune_models(router: Router, graded: Crossfitted, *, setting: str | None = No
             "the default model is the first choice of every prompt, and max_risk only leads away from it "
             "where it is likely to fail; `--setting cost` weighs quality against cost instead"
         )
-    _check_times(router.index.config, choices, goal, "the settings")
+    _check_times(router.index.config, choices, goal, THE_SETTINGS)
     groups = np.arange(len(choices.order))
     now = _now(router, choices)
     sweep = _model_sweep(choices, setting, settings.select)
@@ -535,7 +535,7 @@ def tune_log(router: Router, rows: Sequence[Logged], *, setting: str | None = No
     scored = [row for row in rows if row.score is not None and row.model in config.settings.models]
     if len(scored) < 2:
         message = "fewer than two decisions have an outcome: call `router.feedback` with the decision's id."
-        raise ConfigError((Problem(_LOG, 0, 0, message),))
+        raise ConfigError((Problem(THE_LOG, 0, 0, message),))
     choices, estimated = _logged_choices(config, scored)
     notes = (
         [f"left out for want of an outcome: {counted(len(rows) - len(scored), 'decision')}"]
@@ -545,13 +545,13 @@ def tune_log(router: Router, rows: Sequence[Logged], *, setting: str | None = No
     if estimated:
         notes.append(f"tokens of {estimated:,} decisions are estimated: the log has none")
     notes.append("scores of models that did not serve a prompt are estimates")
-    _check_times(config, choices, goal, "the settings")
+    _check_times(config, choices, goal, THE_SETTINGS)
     if setting in CHOICES:
         sweep, now = _model_sweep(choices, setting, config.settings.select), _now(router, choices)
     else:
         sweep, now = _logged_limits(router, scored, choices, setting)
     hashes = [one.prompt_hash for one in scored]
-    groups = _same([place if known is None else known for place, known in enumerate(hashes)], _LOG)
+    groups = _same([place if known is None else known for place, known in enumerate(hashes)], THE_LOG)
     if any(known is None for known in hashes):
         notes.append("decisions without a `prompt_hash` are taken to be on different prompts")
     figures = {**MODEL_FIGURES, **_figures_of_time(goal), **LOG_FIGURES}
@@ -586,7 +586,7 @@ def _logged_choices(config: Config, rows: Sequence[Logged]) -> tuple[Choices, in
         order[row] = orders.setdefault(tuple(places[name] for name in names), len(orders))
     default = places[settings.default.model_names[0]]
     used = {models[column] for names in orders for column in names} | {settings.default.model_names[0]}
-    raise_any(price_problems(config, used, _LOG))
+    raise_any(price_problems(config, used, THE_LOG))
     weight = np.ones(len(rows))
     return Choices(
         models, cards, believed, worth, known, money, time, tuple(orders), order, default, weight
@@ -629,21 +629,44 @@ def _logged_limits(
     """The sweep of a limit over logged decisions, and what the decisions as they were add."""
     config = router.index.config
     places = {model: column for column, model in enumerate(choices.models)}
+    default, limits = choices.models[choices.default], router.limits()
     votes, accepted, refused = [], [], []
     for one in rows:
-        voted = one.reason not in _UNMOVED and one.best is not None
-        distance = None if one.similarity is None or not voted else round(1.0 - one.similarity, 6)
-        margin = 1.0 if one.margin is None else one.margin  # what is not known is not held against it
-        votes.append(_Judged(one.best if voted else None, one.confidence, distance, margin))
-        served, moved = one.route is not None, voted and distance is not None
-        accepted.append(one.model if served or not moved else candidates_of(config, one.best)[0][0])
-        refused.append(one.model if not served or not moved else choices.models[choices.default])
+        vote = _logged_vote(one, setting, limits)
+        votes.append(vote)
+        served, asked = one.route is not None, one.reason == _ARBITER
+        if vote.best is None:
+            accepted.append(one.model)
+            refused.append(one.model)
+        else:
+            accepted.append(one.model if served or asked else candidates_of(config, vote.best)[0][0])
+            refused.append(default if served or asked else one.model)
+    if all(vote.best is None for vote in votes):
+        message = (
+            f"no decision with an outcome is one that {setting} could move: `best` and `similarity` are "
+            "missing, the best routes are gone, or rules and the arbiter made them all."
+        )
+        raise ConfigError((Problem(THE_LOG, 0, 0, message),))
     everyone = np.arange(len(rows))
     taken, left, was = (
         choices.sums(everyone, np.array([places[name] for name in names]))
         for names in (accepted, refused, [one.model for one in rows])
     )
     return _limit_sweep(router, votes, setting, taken, left), was
+
+
+def _logged_vote(one: Logged, setting: str, routes: Collection[str]) -> _Judged:
+    """What the limit looks at; no best route where it moves nothing, as of a route that is gone."""
+    asked = one.reason == _ARBITER
+    fixed = one.reason in _UNMOVED or (asked and setting != MAX_DISTANCE)
+    if fixed or one.best not in routes or one.similarity is None:
+        return _Judged(None, one.confidence, None, 0.0)
+    distance = round(1.0 - one.similarity, 6)
+    if asked:
+        # Before an arbiter no vote is too unsure, and what is logged is that of the route that it picked.
+        return _Judged(one.best, 1.0, distance, 1.0)
+    # A margin that nobody wrote down is not held against a decision.
+    return _Judged(one.best, one.confidence, distance, 1.0 if one.margin is None else one.margin)
 
 
 # The point
@@ -673,8 +696,10 @@ def _tuned(
         for place, each in zip(places, shown, strict=True)
     )
     chosen = points[places.index(found.place)]
-    gains = not _does_no_worse(present, promise, goal)
-    if not gains:
+    gains = len(curve) > 1 and not _does_no_worse(present, promise, goal)
+    if len(curve) == 1:
+        notes.append(f"none of these prompts is moved by any value of {setting}")
+    elif not gains:
         notes.append("the settings as they are do no worse than what is promised: there is nothing to gain")
     if len(folds) < _FEW:
         notes.append(f"only {counted(len(folds), 'prompt')}: the intervals are wide; more would narrow them")
@@ -792,5 +817,8 @@ def _same(prompts: Sequence[Any], source: str) -> NDArray[np.int64]:
     return groups
 
 
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
+def _rounded(name: str, value: float) -> float | None:
+    """Six decimals; of a cost, which may be a millionth of a dollar, six digits."""
+    if math.isnan(value):
+        return None
+    return float(f"{value:.6g}") if name == "cost" else round(value, 6)

@@ -17,7 +17,7 @@ from semroute.compare import compare, mcnemar
 from semroute.config import Floors
 from semroute.decision import Candidate, Decision
 from semroute.errors import ConfigError
-from semroute.evaluate import Case, evaluate
+from semroute.evaluate import Case, _Tally, evaluate
 from semroute.floors import Floor, check_floors
 from semroute.perturb import PERTURBATIONS, two_typos, typo
 from semroute.robustness import EXPENSIVE_FIRST, robustness
@@ -41,16 +41,34 @@ def test_intervals_are_those_of_drawing_the_cases_themselves_again():
     expected = generator.integers(0, 6, 300)
     found = np.where(generator.random(300) < 0.8, expected, generator.integers(0, 6, 300))
     measured = []
-    for _ in range(2000):
-        rows = generator.integers(0, 300, 300)
+    for draw in range(2001):
+        rows = np.arange(300) if draw == 0 else generator.integers(0, 300, 300)
         scores = [
             2 * np.sum((expected[rows] == route) & (found[rows] == route))
             / (np.sum(expected[rows] == route) + np.sum(found[rows] == route))
             for route in range(1, 6)
         ]  # fmt: skip
         measured.append(np.mean(scores))
-    drawn = bootstrap.of_labels(expected, found, found)["macro_f1"]
-    assert drawn == pytest.approx(np.percentile(measured, [2.5, 97.5]), abs=0.01)
+    seen, drawn = measured[0], bootstrap.of_labels(expected, found, found)["macro_f1"]
+    bias = np.mean(measured) - seen
+    assert drawn == pytest.approx(np.percentile(measured, [2.5, 97.5]) - bias, abs=0.01)
+
+
+@pytest.mark.parametrize(("routes", "cases"), [(150, 2), (150, 5), (3, 1)])
+def test_macro_f1_lies_in_its_interval_where_routes_are_many_and_cases_few(routes, cases):
+    generator = np.random.default_rng(0)
+    names = [f"r{number}" for number in range(routes)]
+    for _ in range(5):
+        said = [
+            (name, name if generator.random() < 0.5 else str(generator.choice(names)))
+            for name in names * cases
+        ]
+        tally = _Tally(names)
+        for label, got in said:
+            tally.add(Case("x", label), decision(got))
+        found = tally.evaluation("index")
+        low, high = found.intervals["macro_f1"]
+        assert 0.0 <= low <= found.macro_f1 <= high <= 1.0
 
 
 def test_the_interval_of_the_calibration_error_is_about_what_was_found():
@@ -326,6 +344,7 @@ def test_robustness_of_a_real_index(write_project, tmp_path):
     forced = found[EXPENSIVE_FIRST]
     assert (forced.cases, forced.texts) == (14, 13)
     assert forced.upgrades > 0.2 and forced.flips >= forced.upgrades > forced.downgrades == 0.0
+    robustness(router, evaluate(router, [Case("half \ud800", "billing")]))  # as Python may hold it
     again = robustness(router, evaluation)
     assert [one.to_dict() for one in again] == [one.to_dict() for one in found.values()]
     assert robustness(router, evaluation, seed=1)[0].cases == 14

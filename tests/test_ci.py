@@ -179,6 +179,37 @@ def test_the_action_shows_what_a_change_does_and_fails_on_a_stale_index(small, e
     assert "| expensive first |" in summary
 
 
+def test_findings_are_warnings_and_with_strict_lint_errors(small, environment):
+    folder, base = small
+    failed, printed = Action(folder, environment, baseline=base).run("Evaluate", "Fail on a stale index")
+    assert not failed
+    assert (
+        "::warning file=routes/001.yaml,line=1,col=10,title=semroute lint%3A thin::route `coding` has"
+        in printed
+    )
+    assert "::error" not in printed
+    # The matcher would take what a later step says of the YAML for errors.
+    assert printed.count("::add-matcher::") == printed.count("::remove-matcher owner=semroute::") == 1
+    action = Action(folder, environment, baseline=base, **{"strict-lint": "true"})
+    failed, printed = action.run("Is the index up to date?")
+    assert failed and action.outcomes["Lint"] == 1
+    assert "::error file=routes/001.yaml,line=1,col=10,title=semroute lint%3A thin::" in printed
+
+
+@pytest.mark.parametrize("before", ["", "0" * 40])
+def test_an_event_without_a_base_compares_with_nothing(small, environment, tmp_path_factory, before):
+    folder, _ = small
+    clone = tmp_path_factory.mktemp("clone") / "checkout"
+    git(folder, "clone", "--quiet", str(folder), str(clone))
+    action = Action(clone, environment)
+    action.values["github.event.before"] = before
+    _, printed = action.run("Validate", "Is the index up to date?", "Lint")
+    assert "There is no index to compare with." in printed and action.outcomes["Evaluate"] == 0
+    action.values["github.event.merge_group.base_sha"] = git(folder, "rev-parse", "HEAD~1")
+    _, printed = action.run("Validate", "Is the index up to date?", "Lint")
+    assert "There is no index" not in printed
+
+
 def test_the_action_without_anything_to_compare_with(small, environment):
     folder, _ = small
     action = Action(folder, environment, baseline="no-such-branch", cases="cases.jsonl")

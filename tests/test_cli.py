@@ -438,11 +438,16 @@ def test_eval_names_what_is_wrong_with_probes(semroute, project):
         {"prompt": "x", "must_default": True, "route": "billing"},
         {"prompt": "x", "must_default": False},
         {"prompt": "x", "model": 7, "tags": ["", 1]},
+        {"prompt": "x", "route": None, "must_default": False},
+        {"prompt": "x", "model": "small", "tags": [" smoke"]},
+        {"prompt": "x", "model": "small", "tags": ["a\nb"]},
+        {"prompt": "x", "model": "small", "tags": ["t" * 101]},
     )
     done = semroute("eval", "--cases", "cases.jsonl")
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.split(" ")[0].removeprefix("cases.jsonl:") for line in done.stderr.splitlines()] == [
         "1:46:", "1:62:", "2:12:", "2:32:", "3:33:", "4:1:", "5:26:", "5:37:",
+        "6:48:", "7:43:", "8:43:", "9:43:",
     ]  # fmt: skip
     assert "did you mean `small`?" in done.stderr
 
@@ -463,6 +468,63 @@ def test_eval_of_probes_counts_them_by_tag(semroute, project):
     assert found["cases"] == 2 and found["accuracy"] == 1.0
     assert [(row["tag"], row["passed"]) for row in found["tags"]] == [("models", 1), ("smoke", 2)]
     assert [row["line"] for row in found["models"]["wrong"]] == [2]
+
+
+def test_eval_of_cases_that_say_nothing_of_routes_speaks_of_models(semroute, project):
+    write_cases(project, {"prompt": "hello there", "model": "small"}, {"prompt": "x", "model": "big"})
+    done = semroute("eval", "--cases", "cases.jsonl")
+    assert done.stdout.startswith("no route measured   no case says which route is right\n")
+    assert "expected model     2   right 2" in done.stdout and " 0 " not in done.stdout
+    done = semroute("eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY="")
+    assert (
+        "No case says which route is right; 2 of 2 are served by the model that they expect." in done.stdout
+    )
+
+
+HALVES = (
+    (r'{"prompt": "a \ud800", "route": null}', 12),
+    (r'{"prompt": "a", "route": null, "tags": ["\udfff"]}', 40),
+    (r'{"prompt": "a", "route": null, "x\ud800": 1}', 32),
+    (r'{"prompt": [{"role": "user", "content": "\ud83d\ud83d"}], "route": null}', 12),
+)
+
+
+def test_half_a_surrogate_pair_is_named_with_its_place(semroute, project):
+    whole = r'{"prompt": "\ud83d\ude00 \\ud800", "route": null}'
+    (project / "cases.jsonl").write_text("\n".join([whole, *(line for line, _ in HALVES)]))
+    for command in (("eval", "--cases", "cases.jsonl", "--robustness"), ("route", "--input", "cases.jsonl")):
+        done = semroute(*command)
+        assert (done.returncode, done.stdout) == (2, "")
+        lines = done.stderr.splitlines()
+        assert [line.split(" ")[0] for line in lines] == [
+            f"cases.jsonl:{number}:{column}:" for number, (_, column) in enumerate(HALVES, start=2)
+        ]
+        assert all("half of a surrogate pair" in line for line in lines)
+
+
+STEERING = "fix :100: [bold]bugs[/bold] \x1b[31mred\x9b0m \u202eabc\r \\"
+
+
+def test_what_users_wrote_is_shown_as_it_stands_and_steers_no_terminal(semroute, write_project, project):
+    write_project(ROUTES | {"coding": [*ROUTES["coding"], STEERING]})
+    assert semroute("build").returncode == 0
+    tag = "a:smile:[bold]"
+    write_cases(project, {"prompt": STEERING, "route": "billing", "tags": [tag]})
+    shown = r"fix :100: [bold]bugs[/bold] \u001b[31mred\u009b0m \u202eabc"
+    for command in (
+        ("route", STEERING),
+        ("eval", "--cases", "cases.jsonl"),
+        ("eval", "--cases", "cases.jsonl", "--json"),
+        ("route", STEERING, "--json"),
+    ):
+        done = semroute(*command)
+        assert shown in done.stdout
+        assert not set("\x1b\x9b\u202e\r") & set(done.stdout + done.stderr)
+    assert json.loads(done.stdout)["neighbors"][0]["utterance"] == STEERING
+    assert f"{tag} 0/1" in semroute("eval", "--cases", "cases.jsonl").stdout
+    write_cases(project, {"prompt": "x", "route": ":smile: [red]x \x1b[2J"})
+    refused = semroute("eval", "--cases", "cases.jsonl").stderr
+    assert ":smile: [red]x" in refused and "\x1b" not in refused
 
 
 def test_eval_exits_1_below_a_floor_and_says_which(semroute, write_project, project):

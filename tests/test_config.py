@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,15 +19,20 @@ from pydantic import ValidationError
 
 from semroute.config import (
     Config,
+    EscalationSettings,
+    LogSettings,
     ModelCard,
     Place,
     Route,
     Rule,
     RuleCondition,
+    Settings,
+    Shape,
     Weights,
     json_schemas,
     load_config,
 )
+from semroute.editors import EditorSchema
 from semroute.errors import ConfigError
 
 SETTINGS = """\
@@ -592,6 +598,64 @@ class TestSchemas:
         assert route["additionalProperties"] is False
         assert route["oneOf"] == [{"required": ["model"]}, {"required": ["models"]}]
         assert set(route["required"]) == {"name"}
+
+    @pytest.mark.parametrize(
+        ("shape", "key", "bad", "good"),
+        [
+            (Rule, "name", ["", " a", "a ", "a" * 101, "a\nb", "a\x9bb"], ["a", "é ü", "a" * 100, "a/b"]),
+            (Settings, "encoder", ["minilm2", "onnx:", "onnx: ", "x:y"], ["static", "onnx: a b", "openai:m"]),
+            (
+                ModelCard,
+                "base_url",
+                [
+                    "ftp://x",
+                    "x.y",
+                    "https://",
+                    "https://u:p@x.y",
+                    "https://x.y/?a",
+                    "https://x.y/#a",
+                    "https://x y",
+                ],
+                ["https://x.y", "HTTP://x:80/v1", "http://[::1]:8/v1/", "https://x.y/a@b"],
+            ),
+            (ModelCard, "api_key_env", ["sk-abc", "key", "", "1A", "A" * 101], ["KEY", "_K1", "A" * 100]),
+            (EscalationSettings, "store", ["mysql:x", "sqlite:", "jsonl:x"], ["sqlite:x", "postgres://h"]),
+            (LogSettings, "store", ["mysql:x", "jsonl:"], ["jsonl:x", "postgresql://h/d"]),
+        ],
+    )
+    def test_an_editor_marks_what_a_build_refuses(
+        self, shape: type[Shape], key: str, bad: list[str], good: list[str]
+    ) -> None:
+        schema = shape.model_json_schema(schema_generator=EditorSchema)["properties"][key]
+        (texts,) = [one for one in (schema, *schema.get("anyOf", ())) if one.get("type") == "string"]
+
+        def marked(text: str) -> bool:
+            fits = texts.get("minLength", 0) <= len(text) <= texts.get("maxLength", len(text))
+            return not (fits and re.search(texts["pattern"], text))
+
+        def refused(text: str) -> bool:
+            try:
+                shape.model_validate({key: text})
+            except ValidationError as error:
+                return any(one["loc"] == (key,) for one in error.errors())
+            return False
+
+        assert all(map(marked, bad)) and all(map(refused, bad))
+        assert not any(map(marked, good)) and not any(map(refused, good))
+
+    def test_lists_and_mappings_too(self) -> None:
+        schemas = json_schemas()
+        route, settings = schemas["route"]["$defs"]["Route"], schemas["semroute"]
+        rule, when = (settings["$defs"][name]["properties"] for name in ("Rule", "RuleCondition"))
+        assert "uniqueItems" in json.dumps(route["properties"]["models"])
+        assert route["properties"]["utterances"]["items"] == {"pattern": r"\S", "type": "string"}
+        asked = [one["required"] for one in route["allOf"][0]["anyOf"]]
+        assert asked == [["utterances"], ["description"]]
+        assert rule["only"]["minItems"] == when["any_regex"]["minItems"] == when["step"]["minItems"] == 1
+        # What no name is, is no key: a pattern of keys alone would let others have any value.
+        for named in (settings["properties"]["models"], settings["$defs"]["Floors"]["properties"]["tags"]):
+            assert "patternProperties" not in named and named["additionalProperties"] is not True
+            assert not re.search(named["propertyNames"]["pattern"], " a")
 
 
 def test_fifteen_thousand_utterances(tmp_path: Path) -> None:

@@ -1180,6 +1180,16 @@ def test_the_commands_of_the_log(project, command, load, tmp_path):
     assert len(command("log", "export").stdout.splitlines()) == 1
 
 
+def test_a_cost_above_nothing_is_never_shown_as_nothing(project, command, load):
+    router = load(project("sqlite:semroute.db"))
+    router.served(router.route(CANARY), prompt_tokens=1, completion_tokens=0)
+    router.served(router.route(CANARY), prompt_tokens=0, completion_tokens=0)
+    assert router.flush(20)
+    first, second = command("log", "tail").stdout.splitlines()
+    assert first.split("\t")[5] == "$0.000000250" and second.split("\t")[5] == "$0.000000"
+    assert "$0.000000250 for" in command("log", "savings").stdout
+
+
 def test_export_to_files(project, command, load, tmp_path):
     import pyarrow.parquet as parquet
 

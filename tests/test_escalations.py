@@ -1018,6 +1018,13 @@ def test_add_list_revert_forget_export(command):
     assert command("escalations", "add", "x", "--model", "huge").returncode == 2
 
 
+def test_a_reason_makes_no_line_and_steers_no_terminal_in_the_list(command):
+    why = "not\tgood\n01J0\tbig 1\t-\tadmin \x1b[2J"
+    command("escalations", "add", "sort a list", "--model", "small", "--to", "big", "--why", why)
+    (line,) = command("escalations", "list").stdout.splitlines()
+    assert line.split("\t")[3:] == [OPERATOR, r"not good 01J0 big 1 - admin \u001b[2J"]
+
+
 BAD_GRADES = [
     ('{"prompt": "x", "model": ["a"], "score": 1}', "there is no model"),
     (

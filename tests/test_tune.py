@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROUTES
+from conftest import ROUTES, SETTINGS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +32,7 @@ from semroute.tune import (
     BLENDS,
     COST_WEIGHT,
     LIMITS,
+    MAX_DISTANCE,
     MAX_RISK,
     MIN_CONFIDENCE,
     QUALITY_WEIGHT,
@@ -80,9 +81,19 @@ def test_the_curve_is_what_the_prompts_add_at_each_value(steps, includes, high):
     assert (np.diff(values) > 0).all() and values[0] >= 0.0 and values[-1] <= high
     for value, total in zip(values, sums, strict=True):
         assert sweep.state(value).sum(axis=0) == pytest.approx(total)
+    on_curve = {tuple(total) for total in sums.tolist()}
+    for value in (0.0, *sweep.at.tolist(), *(sweep.at + 0.0005).tolist(), min(high, 2.0)):
+        assert value > high or tuple(sweep.state(value).sum(axis=0).tolist()) in on_curve
     some = np.arange(len(at)) % 2 == 0
     for value in values:
         assert sweep.only(some).state(value)[some].tolist() == sweep.state(value)[some].tolist()
+
+
+def test_both_ends_are_points_where_a_step_is_taken_there():
+    values, sums = sweep_of([0.0, 0.4], [[1, 0]] * 2).curve()
+    assert values.tolist() == [0.0, 0.2, 1.0] and sums[:, 0].tolist() == [0, 1, 2]
+    values, sums = sweep_of([0.4, 1.0], [[1, 0]] * 2, includes=True).curve()
+    assert values.tolist() == [0.0, 0.7, 1.0] and sums[:, 0].tolist() == [0, 1, 2]
 
 
 FIGURES = {"saving": Ratio(0, 2), "quality": Ratio(1, 2)}
@@ -696,6 +707,90 @@ def test_a_limit_is_tuned_on_a_log(router):
     assert found.now.quality.value < 1.0 and found.now.known.value == 1.0
 
 
+def limited(generator, confidence, **more):
+    wins = confidence >= 0.5
+    row = {
+        "confidence": confidence,
+        "best": "billing",
+        "route": "billing" if wins else None,
+        "reason": "match" if wins else "low_confidence",
+        "model": "small" if wins else "big",
+        "similarity": 0.9,
+        "candidates": (),
+    }
+    return logged(1, [[0.9, 0.9]], generator, **(row | more))
+
+
+def test_a_limit_of_confidence_moves_nothing_that_an_arbiter_settled(router):
+    generator = np.random.default_rng(0)
+    voted = [row for _ in range(200) for row in limited(generator, round(float(generator.random()), 6))]
+    settled = [
+        # None of the routes, and one that is not the best: asked whatever the limit.
+        *(
+            row
+            for _ in range(50)
+            for row in limited(generator, 0.9, reason="arbiter", route=None, model="big")
+        ),
+        *(
+            row
+            for _ in range(50)
+            for row in limited(generator, 0.1, reason="arbiter", route="coding", model="small")
+        ),
+    ]
+    routed = router({"vote": {"max_distance": 0.9}})
+    found = tune_log(routed, voted + settled, setting=MIN_CONFIDENCE, goal=Goal("saving"))
+    saving = found.curve.figures["saving"]
+    cheaper = 1.0 - 2.25 / 30.0  # what a decision saves that goes to the small model
+    assert saving[0] == pytest.approx(250 / 300 * cheaper) and saving[-1] == pytest.approx(50 / 300 * cheaper)
+    with pytest.raises(
+        ConfigError, match=r"no decision with an outcome is one that vote\.min_confidence could"
+    ):
+        tune_log(routed, settled, setting=MIN_CONFIDENCE, goal=Goal("saving"))
+    # Too far, it is not asked: then the default serves.
+    found = tune_log(routed, settled, setting=MAX_DISTANCE, goal=Goal("saving"))
+    assert found.curve.figures["saving"].tolist() == pytest.approx([0.0, 0.5 * cheaper])
+
+
+@pytest.mark.parametrize("setting", LIMITS)
+def test_decisions_for_a_route_that_is_gone_stay_as_they_were(router, setting):
+    generator = np.random.default_rng(0)
+    gone = [row for _ in range(30) for row in limited(generator, 0.7, best="gone", route="gone")]
+    known = [row for _ in range(30) for row in limited(generator, 0.7)]
+    found = tune_log(
+        router({"vote": {"max_distance": 0.9}}), gone + known, setting=setting, goal=Goal("saving")
+    )
+    cheaper = 1.0 - 2.25 / 30.0
+    assert sorted(found.curve.figures["saving"]) == pytest.approx([0.5 * cheaper, cheaper])
+
+
+@pytest.mark.parametrize("setting", LIMITS)
+@pytest.mark.parametrize("best", [None, "gone"])
+def test_a_log_without_scores_of_routes_tunes_no_limit(router, setting, best):
+    generator = np.random.default_rng(0)
+    rows = [row for _ in range(20) for row in limited(generator, 0.7, best=best)]
+    with pytest.raises(ConfigError, match=f"no decision with an outcome is one that {setting} could move"):
+        tune_log(router(), rows, setting=setting, goal=Goal("saving"))
+
+
+def test_the_cost_of_a_cheap_model_is_not_rounded_to_nothing(router):
+    generator = np.random.default_rng(0)
+    cheap = {
+        name: SETTINGS["models"][name] | {"prompt_usd_per_1m": usd, "completion_usd_per_1m": usd}
+        for name, usd in (("small", 0.01), ("big", 0.02))
+    }
+    rows = [
+        row
+        for _ in range(200)
+        for row in limited(
+            generator, round(float(generator.random()), 6), prompt_tokens=20, completion_tokens=1
+        )
+    ]
+    found = tune_log(router({"models": cheap}), rows, setting=MIN_CONFIDENCE, goal=Goal("saving"))
+    told = found.to_dict()
+    assert told["curve"][-1]["cost"] == pytest.approx(21 * 0.02 / 1e6, rel=1e-5)
+    assert told["chosen"]["cost"]["value"] == pytest.approx(found.chosen.cost.value, rel=1e-5)
+
+
 # The command
 
 
@@ -811,6 +906,13 @@ def test_every_wrong_line_is_named_at_once(models, router, semroute, tmp_path):
     for option in ("--outcomes", "--log"):
         done = semroute("tune", option, "empty.jsonl")
         assert done.returncode == 2 and "empty.jsonl:1:1: holds no" in done.stderr
+    (tmp_path / "twice.jsonl").write_text("".join(f'{sound}"id": "{one}"}}\n' for one in ("a", "b", "a", "")))
+    done = semroute("tune", "--log", "twice.jsonl")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("twice.jsonl:3:74: the decision `a` stands on line 1 already")
+    (tmp_path / "one.jsonl").write_text(f'{sound}"best": null}}\n')
+    done = semroute("tune", "--log", "one.jsonl")
+    assert done.returncode == 2 and done.stderr.startswith("the decision log: fewer than two decisions")
     router()
     (tmp_path / "c.jsonl").write_text('{"prompt": "a", "route": "biling"}\n{"prompt": 1}\n')
     done = semroute("tune", "--cases", "c.jsonl")

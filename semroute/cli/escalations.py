@@ -111,9 +111,9 @@ def list_outcomes(
         else:
             went = f" -> {outcome.escalated_to}" if outcome.escalated_to else ""
             said = f"{outcome.model} {outcome.score:g}{went}"
-            print_line(
-                "\t".join([outcome.id, said, outcome.route or "-", outcome.by, outcome.why or ""]).rstrip()
-            )
+            parts = (outcome.id, said, outcome.route or "-", outcome.by, outcome.why or "")
+            # Who judges writes `by` and `why`, which must not make lines and columns of their own.
+            print_line("\t".join(" ".join(part.split()) for part in parts).rstrip())
     say(f"{counted(count, 'outcome')} {'counts' if count == 1 else 'count'}")
 
 

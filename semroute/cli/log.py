@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -198,7 +199,7 @@ def _line(decision: LoggedDecision) -> str:
         f"{decision.route or 'default'} -> {served}",
         f"{decision.reason} {decision.confidence:.2f}",
         _tokens(decision),
-        "-" if decision.usd is None or not decision.attempts else f"${decision.usd:.6f}",
+        "-" if decision.usd is None or not decision.attempts else _usd(decision.usd),
         "-" if decision.latency_ms is None else f"{decision.latency_ms:.0f} ms",
         _judged(decision),
     ]
@@ -316,7 +317,11 @@ def _count(decisions: int) -> str:
 
 
 def _usd(amount: float) -> str:
-    return f"${amount:,.2f}" if amount >= 10.0 else f"${amount:.6f}"
+    """Six decimals; of less than a hundredth of a cent three digits, so that it is never shown as 0."""
+    if amount >= 10.0:
+        return f"${amount:,.2f}"
+    decimals = 2 - math.floor(math.log10(amount)) if 0.0 < amount < 1e-4 else 6
+    return f"${amount:.{decimals}f}"
 
 
 def _mean(mean: float | None, judged: int) -> str:

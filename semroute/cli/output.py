@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from semroute.errors import Problem
+from semroute.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +83,7 @@ def console(*, stderr: bool = False) -> Console:
     """A console on stdout or stderr, coloured where that is a terminal."""
     from rich.console import Console  # late: JSON needs none of it
 
-    return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, emoji=False)  # `:100:` is what a user wrote
 
 
 def escape(text: str) -> str:
@@ -93,7 +94,11 @@ def escape(text: str) -> str:
 
 
 def print_line(text: str) -> None:
-    """One result. Plain, so that no width and no colour gets into what a program reads."""
+    """One result. Plain, so that no width and no colour gets into what a program reads; see `visible`."""
+    _write(visible(text))
+
+
+def _write(text: str) -> None:
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
@@ -109,8 +114,8 @@ def print_markup(markup: str) -> None:
     """Lines for people, coloured on a terminal."""
     out = console()
     with out.capture() as captured:
-        out.print(markup, soft_wrap=True)
-    print_line(captured.get().removesuffix("\n"))
+        out.print(visible(markup), soft_wrap=True)
+    _write(captured.get().removesuffix("\n"))
 
 
 def print_json(value: Any) -> None:
@@ -120,7 +125,7 @@ def print_json(value: Any) -> None:
 
 def say(markup: str) -> None:
     """A message for people, in markup, to stderr."""
-    stderr_console().print(markup, soft_wrap=True)
+    stderr_console().print(visible(markup), soft_wrap=True)
 
 
 def say_if_stale(index: RouteIndex, folder: Path) -> None:

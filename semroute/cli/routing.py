@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,13 +29,24 @@ from semroute.errors import ConfigError, Problem
 from semroute.text import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from semroute.build import Built
     from semroute.decision import Decision
-    from semroute.doctor import Finding
+    from semroute.doctor import Finding as Checked
+    from semroute.lint import Finding
     from semroute.text import Prompt
 
 _SHOWN_NEIGHBORS = 5
 _BATCH = 512  # prompts between two flushes of the output
+
+
+class LintFormat(StrEnum):
+    """How findings are printed."""
+
+    LINES = "lines"
+    JSON = "json"
+    GITHUB = "github"
 
 
 def register(app: typer.Typer) -> None:
@@ -153,6 +165,10 @@ def lint(
     routes: RoutesOption = Path("routes"),
     index: IndexOption = Path("index"),
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when there is a finding, for CI.")] = False,
+    output: Annotated[
+        LintFormat,
+        typer.Option("--format", help="How to print it; `github` is annotations for GitHub Actions."),
+    ] = LintFormat.LINES,
     as_json: JsonOption = False,
 ) -> None:
     """Name what is weak in the utterances and heldout prompts, each with its place and what would help."""
@@ -160,15 +176,24 @@ def lint(
 
     with progress("Embedding") as advance, progress("Fitting") as fitting:
         findings = examine(routes, index, progress=advance, fitting=fitting)
-    if as_json:
-        print_json([finding.to_dict() for finding in findings])
-    else:
-        for finding in findings:
-            print_line(str(finding))
+    _print_findings(findings, LintFormat.JSON if as_json else output, "error" if strict else "warning")
     counted = "1 finding" if len(findings) == 1 else f"{len(findings) or 'no'} findings"
     say(f"{escape(str(routes))}: {counted}")
     if strict and findings:
         raise typer.Exit(CHECK_FAILED)
+
+
+def _print_findings(findings: Sequence[Finding], output: LintFormat, level: str) -> None:
+    if output is LintFormat.JSON:
+        print_json([finding.to_dict() for finding in findings])
+    elif output is LintFormat.GITHUB:
+        from semroute.formats import finding_commands
+
+        for line in finding_commands(findings, level):
+            print_line(line)
+    else:
+        for finding in findings:
+            print_line(str(finding))
 
 
 def doctor(
@@ -290,7 +315,7 @@ def _show_decision(decision: Decision) -> None:
         print_markup(f"    {text}")
 
 
-def _show_finding(finding: Finding) -> None:
+def _show_finding(finding: Checked) -> None:
     color = {"ok": "green", "note": "yellow", "broken": "red"}[finding.status]
     check = escape(f"{finding.check:<16}")
     line = f"[{color}]{finding.status:<6}[/]  [bold]{check}[/]  {escape(finding.detail)}"

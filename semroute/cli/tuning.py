@@ -22,6 +22,7 @@ from semroute.cli.output import (
     refuse,
     say,
 )
+from semroute.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -242,12 +243,13 @@ def _by_outcomes(
     router: Router, outcomes: str | None, key: str | None, goal: Goal, answer_tokens: int
 ) -> Tuning:
     from semroute.crossfit import crossfit, graded_rows, stored_outcomes
+    from semroute.errors import THE_STORE
     from semroute.escalations.importing import parse_graded
     from semroute.jsonl import raise_any, read_lines
     from semroute.tune import tune_models
 
     if outcomes is None:
-        source, graded = "the store", stored_outcomes(router)
+        source, graded = THE_STORE, stored_outcomes(router)
     else:
         source, models = outcomes, router.index.config.settings.models
         rows, problems = parse_graded(source, read_lines(source), models, router.index.route_names)
@@ -311,7 +313,8 @@ def _summary(found: Tuning) -> Iterator[str]:
     name = goal.most.replace("_", " ")
     wanted = f"the best {name}" if goal.of is None else f"the largest {name} with {_floor(goal)}"
     yield f"[bold]{found.setting} {_short(found.value)}[/]   {wanted}, on {found.prompts:,} prompts"
-    yield f"  {len(found.curve):,} distinct points; some of them:"
+    several = len(found.curve) > len(found.shown)
+    yield f"  {counted(len(found.curve), 'distinct point')}{'; some of them' if several else ''}:"
     yield ""
     names = list(found.chosen.figures)
     yield f"[dim]  {'':2}{found.setting:>24}" + "".join(f"{_heading(one):>12}" for one in names) + "[/]"
