@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from semroute.decision import Decision
@@ -27,11 +27,15 @@ class Metrics:
     """The counters and histograms of one app.
 
     health: tells how each model is doing, at the moment of asking. without_outcomes: how many prompts were
-    routed without outcomes because asking them failed.
+    routed without outcomes because asking them failed. unheard: how many events some listener of the router,
+    such as the decision log, was never told of.
     """
 
     def __init__(
-        self, health: Callable[[], Mapping[str, Health]], without_outcomes: Callable[[], int]
+        self,
+        health: Callable[[], Mapping[str, Health]],
+        without_outcomes: Callable[[], int],
+        unheard: Callable[[], int],
     ) -> None:
         self._registry = registry = CollectorRegistry(auto_describe=False)
         self._requests = Counter(
@@ -102,6 +106,7 @@ class Metrics:
         )
         failures.set_function(without_outcomes)
         registry.register(_HealthCollector(health))
+        registry.register(_UnheardCollector(unheard))
 
     def requested(self, endpoint: str, status: int, seconds: float) -> None:
         """A request was answered."""
@@ -164,3 +169,19 @@ class _HealthCollector(Collector):
             resting.add_metric([name], health.failures)
             errors.add_metric([name], health.measured.errors)
         return [resting, errors]
+
+
+class _UnheardCollector(Collector):
+    """Asks how many events were dropped when it is asked for: they are counted where they are dropped."""
+
+    def __init__(self, unheard: Callable[[], int]) -> None:
+        self._unheard = unheard
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """The family of the one counter."""
+        dropped = CounterMetricFamily(
+            "semroute_events_dropped",
+            "Events that a listener, such as the decision log, was too slow to be told of.",
+        )
+        dropped.add_metric([], self._unheard())
+        return [dropped]

@@ -270,6 +270,33 @@ class FakeUpstream:
         exchange.writer.transport.abort()
         return False
 
+    async def _drip(self, exchange, count) -> bool:
+        """So many words, then an event that comes a byte at a time and has no end."""
+        words = [exchange.delta({"content": f"{number} "}) for number in range(int(count))]
+        await exchange.events([exchange.delta({"role": "assistant"}), *words])
+        return await self._trickle(exchange)
+
+    async def _pings_after(self, exchange, count) -> bool:
+        """So many words, then comments for ever."""
+        words = [exchange.delta({"content": f"{number} "}) for number in range(int(count))]
+        await exchange.events([exchange.delta({"role": "assistant"}), *words])
+        return await self._comments(exchange)
+
+    async def _breaks(self, exchange, count) -> bool:
+        """What opens an answer in the API that was called, so many words, then half an event, and a reset."""
+        opening = {"chat/completions": 1, "responses": 3, "messages": 3}[exchange.api]
+        await exchange.events(exchange.deltas("a b c d e f")[: opening + int(count)])
+        await exchange.events([b'event: half\ndata: {"type": "ha'])
+        await asyncio.sleep(0.05)
+        exchange.writer.transport.abort()
+        return False
+
+    async def _half_head(self, exchange) -> bool:
+        """A few bytes of an answer, and the connection is gone."""
+        exchange.writer.write(b"HTTP/1.1 20")
+        await exchange.writer.drain()
+        return False
+
     async def _eof(self, exchange, count) -> bool:
         """So many words, then the body ends properly, without finish_reason and [DONE]."""
         words = [exchange.delta({"content": f"{number} "}) for number in range(int(count))]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
 
 from semroute.errors import SemrouteError
 
 _log = logging.getLogger("semroute.serve")
 _MOST_WAITING = 10_000
+_CLOSE_S = 5.0
 
 
 class Books:
@@ -22,17 +25,25 @@ class Books:
 
     def __init__(self, dropped: Callable[[], None]) -> None:
         self._dropped = dropped
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="semroute-books")
+        self._entries: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
         self._waiting = 0
         self._counting = threading.Lock()
 
     async def ask(self, work: Callable[[], str]) -> str:
         """Do `work` in its turn, and wait for what it returns or raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        answer: Future[str] = Future()
+        self._put(functools.partial(_answer, answer, work))
+        return await asyncio.wrap_future(answer)
 
     def close(self) -> None:
-        """Do what waits, then end."""
-        self._thread.shutdown()
+        """Do what waits, for a few seconds at most, then end: a store that is held holds up each entry."""
+        if self._thread is None:
+            return
+        self._entries.put(None)
+        self._thread.join(_CLOSE_S)
+        if self._thread.is_alive():
+            _log.error("%d records were not stored: the store takes too long.", self._waiting)
 
     def add(self, work: Callable[[], object]) -> None:
         """Do `work` soon. Where too much waits, it is dropped and counted."""
@@ -42,7 +53,18 @@ class Books:
         if full:
             self._dropped()
             return
-        self._thread.submit(self._do, work)
+        self._put(functools.partial(self._do, work))
+
+    def _put(self, entry: Callable[[], object]) -> None:
+        if self._thread is None:
+            # A daemon, since the end of the process must not wait for the store either.
+            self._thread = threading.Thread(target=self._run, name="semroute-books", daemon=True)
+            self._thread.start()
+        self._entries.put(entry)
+
+    def _run(self) -> None:
+        while (entry := self._entries.get()) is not None:
+            entry()
 
     def _do(self, work: Callable[[], object]) -> None:
         try:
@@ -54,3 +76,13 @@ class Books:
         finally:
             with self._counting:
                 self._waiting -= 1
+
+
+def _answer(answer: Future[str], work: Callable[[], str]) -> None:
+    """Do `work` for who waits for `answer`, unless he has gone."""
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+        answer.set_exception(error)

@@ -56,7 +56,9 @@ class Service:
         self.affinity = Affinity(time.monotonic)
         self.live = Live()
         self.upstreams = Upstreams(router.index.config.settings.models, self.settings, environ, tls=tls)
-        self.metrics = Metrics(self.upstreams.health, lambda: self.router.without_outcomes)
+        self.metrics = Metrics(
+            self.upstreams.health, lambda: self.router.without_outcomes, lambda: self.router.dropped
+        )
         self.books = Books(self.metrics.dropped)
         store = _shared_store(router.index.config.settings)
         opens = None if store is None else functools.partial(open_spending, store, root=router.root)
