@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 
 import pytest
-from serving import PATIENT, make_router, serving
+from serving import PATIENT, all_have_stopped, make_router, serving
 
 from semroute.config import ServeSettings
 
@@ -53,6 +53,7 @@ def test_processes_that_share_a_store_share_budgets(router_of, where):
         assert until(lambda: spent(one) == spent(two) == pytest.approx(0.24))
         assert [ask(one), ask(one), ask(one, "key-of-other")] == [200, 429, 200]
         assert until(lambda: ask(two) == 429)
+    all_have_stopped()
     with serving(router_of(**stored), settings=SETTINGS, keys=KEYS) as again:
         assert ask(again) == 429  # a budget does not begin anew with the process
 
