@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from semroute.config import Api
+from semroute.numeric import finite
 from semroute.sse import Event
 
 # What is worth a look once content flows; in text these would stand with escaped quotes.
@@ -22,7 +23,10 @@ _NOTABLE = re.compile(
     rb'|"type"\s*:\s*"(?:error|message_|content_block_start|response\.(?:completed|incomplete|failed|output_item))'
 )
 _DELTAS = ("content", "tool_calls", "function_call", "refusal", "reasoning_content", "reasoning", "audio")
-_CUT = {"length", "max_tokens", "max_output_tokens", "content_filter", "incomplete"}
+_AT_LENGTH = {"length", "max_tokens", "max_output_tokens"}
+_CUT = {*_AT_LENGTH, "content_filter", "incomplete"}
+_CHARS_PER_TOKEN = 4
+_MOST_TOKENS = 2**53  # what every program that reads the log holds exactly
 
 
 class Reading:
@@ -33,7 +37,8 @@ class Reading:
     fault: why this is no answer, in words that quote nothing of it; None while it is one.
     model: what the answer calls the model that gave it.
     ids: of tool calls and of answers, by which a later request shows that it goes on with this one.
-    deltas: content events, which stand for tokens where no usage is told.
+    deltas: content events, or a quarter of the characters of a whole answer: they stand for tokens where no
+    usage is told.
     """
 
     def __init__(self, api: Api, *, keep_text: bool = False) -> None:
@@ -41,6 +46,7 @@ class Reading:
         self._keep_text = keep_text
         self._texts: list[str] = []
         self._logprobs: list[float] = []
+        self._chars = 0
         self.content = False
         self.ended = False
         self.finish: str | None = None
@@ -61,12 +67,19 @@ class Reading:
     @property
     def probability(self) -> float | None:
         """The geometric mean of the tokens' probabilities; None where none were told."""
-        return math.exp(sum(self._logprobs) / len(self._logprobs)) if self._logprobs else None
+        mean = sum(self._logprobs) / len(self._logprobs) if self._logprobs else None
+        return None if mean is None else math.exp(min(mean, 0.0))
 
     @property
     def cut(self) -> bool:
         """Whether the answer ends before its end."""
         return self.finish in _CUT
+
+    def cut_by(self, limit: int | None) -> bool:
+        """Whether the answer ends where the caller's own `limit` of tokens had it end."""
+        if limit is None or self.finish not in _AT_LENGTH:
+            return False
+        return self.completion_tokens is None or self.completion_tokens >= limit
 
     def event(self, event: Event) -> None:
         """Read the next event of a stream."""
@@ -94,6 +107,7 @@ class Reading:
             self.fault = "an error with status 200"
         else:
             _BODIES[self._api](self, payload)
+            self.deltas = math.ceil(self._chars / _CHARS_PER_TOKEN)
 
     def count(self, body: bytes) -> None:
         """Read the answer to a count of tokens. It is no usage: nothing is paid."""
@@ -104,12 +118,12 @@ class Reading:
     def _usage(self, usage: Any) -> None:
         if not isinstance(usage, Mapping):
             return
-        sent = usage.get("prompt_tokens", usage.get("input_tokens"))
-        if isinstance(sent, int):
-            cached = [usage.get(f"cache_{kind}_input_tokens") for kind in ("read", "creation")]
-            self.prompt_tokens = sent + sum(count for count in cached if isinstance(count, int))
-        received = usage.get("completion_tokens", usage.get("output_tokens"))
-        if isinstance(received, int):
+        sent = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+        if sent is not None:
+            cached = [_count(usage.get(f"cache_{kind}_input_tokens")) or 0 for kind in ("read", "creation")]
+            self.prompt_tokens = sent + sum(cached)
+        received = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+        if received is not None:
             self.completion_tokens = received
 
     def _named(self, payload: Mapping[str, Any]) -> None:
@@ -121,15 +135,18 @@ class Reading:
         self.ids += [each for each in ids if isinstance(each, str) and each]
 
     def _say(self, text: Any) -> None:
-        if self._keep_text and isinstance(text, str):
+        if not isinstance(text, str):
+            return
+        self._chars += len(text)
+        if self._keep_text:
             self._texts.append(text)
 
     def _believe(self, logprobs: Any) -> None:
         tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else None
         for token in _objects(tokens):
-            value = token.get("logprob")
-            if isinstance(value, int | float) and math.isfinite(value):
-                self._logprobs.append(float(value))
+            value = finite(token.get("logprob"))
+            if value is not None:
+                self._logprobs.append(value)
 
     # Chat completions
 
@@ -254,6 +271,10 @@ class Reading:
         self._named(response)
         status = response.get("status")
         self.finish = status if isinstance(status, str) else self.finish
+        details = response.get("incomplete_details")
+        why = details.get("reason") if isinstance(details, Mapping) else None
+        if status == "incomplete" and isinstance(why, str):
+            self.finish = why
         self._usage(response.get("usage"))
         self._items(_objects(response.get("output")), say=say)
 
@@ -286,6 +307,12 @@ _BODIES = {
     "messages": Reading._messages_body,
     "responses": Reading._responses_body,
 }
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; None for what cannot be one, such as the -1 of some servers."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and 0 <= value <= _MOST_TOKENS else None
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

@@ -41,6 +41,7 @@ _ANSWER_BYTES = 64 << 20
 _REFUSAL_BYTES = 1 << 20
 _DRAIN_S = 0.25  # for the end of a body whose last event is here, so that the connection can be used again
 _PATHS: dict[Api, str] = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages"}
+_TICK_S = 0.02  # by which a timer may be early
 _BASES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 _PASSED_BACK = {400, 413, 422}
 _OURS = {401, 402, 403, 404, 405, 410}  # what only who runs this server can mend
@@ -64,7 +65,8 @@ class Call:
     """One request of a client, ready to be sent to any of `candidates`.
 
     head, tail: the body before and after the value of `model`. headers: what is passed on of the client's.
-    tokens: about how many the prompt has. question: what a judge model reads of the request.
+    tokens: about how many the prompt has. limit: how many the answer may have, if the client says.
+    question: what a judge model reads of the request.
     counts: whether only the number of the prompt's tokens is asked for, which is no answer.
     """
 
@@ -76,6 +78,7 @@ class Call:
     cascade: Cascade | None = None
     headers: Headers = ()
     tokens: int = 0
+    limit: int | None = None
     wants_json: bool = False
     question: str = ""
     counts: bool = False
@@ -350,7 +353,11 @@ class Upstreams:
                 refused = error.answer
                 queue = self._larger(queue, upstream) if error.too_long else []
                 continue
-            why = await self._objection(exchange, call, observer) if rungs else None
+            try:
+                why = await self._objection(exchange, call, observer) if rungs else None
+            except BaseException:  # the client has gone while the judge was asked
+                await exchange.close()
+                raise
             if why is None:
                 exchange.finish("answered")
                 return answer
@@ -403,8 +410,9 @@ class Upstreams:
         if call.cascade is None:
             return None
         accept, reading = call.cascade.accept, exchange.reading
-        why = cascade.why_rejected(reading, accept, wants_json=call.wants_json)
-        if why is None and accept.judge is not None and not reading.tools:
+        why = cascade.why_rejected(reading, accept, wants_json=call.wants_json, limit=call.limit)
+        judged = not reading.tools and not reading.cut_by(call.limit)
+        if why is None and accept.judge is not None and judged:
             body = cascade.judge_body(accept.judge, call.question, reading.text)
             said = await self.ask(accept.judge, body, exchange.until, observer, "judge")
             return "judge" if cascade.says_no(said or "") else None
@@ -413,9 +421,12 @@ class Upstreams:
     async def ask(
         self, model: str, body: bytes, until: float, observer: Observer, purpose: Purpose
     ) -> str | None:
-        """What `model` says to a chat completion of our own; None where it does not answer by `until`."""
+        """What `model` says to a chat completion of our own; None where it does not answer by `until`.
+
+        A model that rests is not asked.
+        """
         speaking = self._speaking([model], "chat")
-        if not speaking:
+        if not speaking or not speaking[0].health.is_ready(self._clock()):
             return None
         head, tail = wire.read_body(body).around_model()
         call = Call("chat", head, tail, (model,), tokens=len(body) // 4)
@@ -484,6 +495,7 @@ class _Exchange:
         self._chunks: AsyncIterator[bytes] | None = None
         self._splitter = EventSplitter()
         self._ready: list[bytes] = []
+        self._size = 0
         self._done = False
         self._live = False
         self._ended = False
@@ -674,7 +686,10 @@ class _Exchange:
             if self.reading.fault:
                 raise _Failed(self.reading.fault)
             self._ready.append(event.raw)
+            self._size += len(event.raw)
             told = told or bool(event.data)
+        if self._size > _ANSWER_BYTES and not self._live:
+            raise _Failed("a body that is too long")
         if self.reading.content and self._first is None:
             self._first = self._clock()
             self.attempt.ttft_ms = (self._first - self._began) * 1e3
@@ -737,9 +752,12 @@ class _Exchange:
     # Keeping the books
 
     def _fail(self, failed: _Failed) -> None:
-        health = self._health
-        health.failed(self._clock(), retry_after=failed.retry_after, at_once=failed.at_once)
-        health.measured.fail(rate_limited=failed.limited)
+        health, now = self._health, self._clock()
+        if now >= self.until - _TICK_S and self.attempt.purpose != "answer":
+            health.released()  # our patience with a helper has ended, which says little of the model
+        else:
+            health.failed(now, retry_after=failed.retry_after, at_once=failed.at_once)
+            health.measured.fail(rate_limited=failed.limited)
         self._record("failed", failed.error)
 
     def _record(self, outcome: Outcome, error: str | None) -> None:

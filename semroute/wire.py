@@ -202,6 +202,13 @@ def wants_json(api: Api, fields: Mapping[str, Any]) -> bool:
     return _kind(wanted) in ("json_object", "json_schema")
 
 
+def limit_of(api: Api, fields: Mapping[str, Any]) -> int | None:
+    """How many tokens the answer may have, where the caller says so."""
+    names = {"chat": ("max_completion_tokens", "max_tokens"), "responses": ("max_output_tokens",)}
+    given = (fields.get(name) for name in names.get(api, ("max_tokens",)))
+    return next((one for one in given if isinstance(one, int) and not isinstance(one, bool)), None)
+
+
 def _parts(api: Api, fields: Mapping[str, Any]) -> Iterable[Any]:
     turns = fields.get("input") if api == "responses" else fields.get("messages")
     for turn in turns if isinstance(turns, list) else ():

@@ -173,6 +173,32 @@ class FakeUpstream:
         body["choices"][0]["logprobs"] = {"content": [{"token": "It", "logprob": float(logprob)}]}
         return await exchange.json(body)
 
+    async def _usage(self, exchange, sent, received) -> bool:
+        """A good answer whose counts of tokens are these."""
+        body = exchange.answer("It is four.")
+        body["usage"] = {"prompt_tokens": int(sent), "completion_tokens": int(received)}
+        return await exchange.json(body)
+
+    async def _no_usage(self, exchange, *text) -> bool:
+        body = exchange.answer(":".join(text))
+        del body["usage"]
+        return await exchange.json(body)
+
+    async def _half(self, exchange) -> bool:
+        """Text with half of a surrogate pair, as where an answer was cut in the middle of a character."""
+        return await exchange.json(exchange.answer("It is \ud83d"))
+
+    async def _whole(self, exchange, seconds, *text) -> bool:
+        """One JSON body after a while, also where a stream was asked for."""
+        await asyncio.sleep(float(seconds))
+        return await exchange.json(exchange.answer(":".join(text)))
+
+    async def _flood(self, exchange) -> bool:
+        """Content without end, as fast as it is taken."""
+        event = exchange.delta({"content": "x" * 1_000_000})
+        while True:
+            await exchange.events([event] * 4)
+
     async def _bytewise(self, exchange, newline) -> bool:
         """Every event split at every byte, with another kind of line break, and letters of several bytes."""
         ends = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}[newline]

@@ -119,6 +119,7 @@ class Completion:
             stream=fields.get("stream") is True and not self._counts,
             headers=_passed_on(scope),
             tokens=estimated_tokens(messages),
+            limit=wire.limit_of(api, fields),
             wants_json=wire.wants_json(api, fields),
             counts=self._counts,
         )
