@@ -44,7 +44,8 @@ def parse_keys(text: str, source: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     problems = []
-    for place, part in enumerate(re.split(r"[,\n]", text), 1):
+    lines = ("" if line.lstrip().startswith("#") else line for line in text.split("\n"))
+    for place, part in enumerate(re.split(r"[,\n]", "\n".join(lines)), 1):
         name, equals, key = part.strip().partition("=")
         if not equals:
             name, key = f"key-{len(found) + 1}", name
@@ -60,14 +61,17 @@ def parse_keys(text: str, source: str) -> dict[str, str]:
 
 
 def presented_key(headers: Headers) -> bytes | None:
-    """What a client gives as its key: `Authorization: Bearer KEY`, or Anthropic's `x-api-key`."""
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, key = value.strip().partition(b" ")
-            return key.strip() if scheme.lower() == b"bearer" else b""
-        if name == b"x-api-key":
-            return value.strip()
-    return None
+    """What a client gives as its key: `Authorization: Bearer KEY`, or Anthropic's `x-api-key`.
+
+    An `Authorization` of another kind is a proxy's, and counts only where there is nothing else.
+    """
+    given = dict(headers)
+    scheme, _, key = given.get(b"authorization", b"").strip().partition(b" ")
+    if scheme.lower() == b"bearer":
+        return key.strip()
+    if b"x-api-key" in given:
+        return given[b"x-api-key"].strip()
+    return b"" if b"authorization" in given else None
 
 
 def request_id(headers: Headers) -> bytes | None:

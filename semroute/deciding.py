@@ -34,7 +34,7 @@ class Decider:
 
     def __init__(self, router: Router, patience: float) -> None:
         self._router = router
-        self._patience = patience
+        self.patience = patience
         self._threads = min(4, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="semroute-route")
         self._queue: deque[_Waiting] = deque()
@@ -52,7 +52,7 @@ class Decider:
         self._queue.append(waiting)
         self._start()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self.patience):
                 return await waiting.future
         except TimeoutError:
             self._stuck = True

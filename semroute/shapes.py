@@ -101,6 +101,7 @@ def _base_url(value: str) -> str:
     try:
         url = urlsplit(value)
         is_address = url.scheme in ("https", "http") and bool(url.hostname) and url.port != 0
+        (url.hostname or "").encode("ascii" if (url.hostname or "").isascii() else "idna")
     except ValueError:
         is_address = False
     if not is_address or re.search(r"\s", value):
@@ -564,6 +565,7 @@ class ServeSettings(Shape):
     max_cooldown_s: Seconds = Field(
         default=300.0, description="And no longer than this, whatever its Retry-After says."
     )
+    body_s: Seconds = Field(default=60.0, description="Until the body of a request is here; then it is 408.")
     routing_s: Seconds = Field(default=1.0, description="A prompt not routed by then goes to the default.")
     sticky_s: NonNegative = Field(
         default=0.0,

@@ -80,6 +80,7 @@ class Call:
     tokens: int = 0
     limit: int | None = None
     wants_json: bool = False
+    wants_usage: bool = False
     question: str = ""
     counts: bool = False
 
@@ -267,7 +268,6 @@ class Upstreams:
         tls: ssl.SSLContext | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._settings = settings
         self._environ = dict(environ)
         self._clock = clock
         self._budget = RetryBudget(clock)
@@ -281,14 +281,16 @@ class Upstreams:
             keepalive_expiry=30.0,
             network_backend=Backend(),
         )
-        self.update(cards)
+        self.update(cards, settings)
 
-    def update(self, cards: Mapping[str, ModelCard]) -> None:
+    def update(self, cards: Mapping[str, ModelCard], settings: ServeSettings) -> None:
         """Take the models of a new config; what is known of the health of those that stay is kept."""
+        self._settings = settings
         fresh = {}
         for name, card in cards.items():
             old = self._upstreams.get(name)
             if old is not None and old.card == card:
+                old.health.cooldown, old.health.longest = settings.cooldown_s, settings.max_cooldown_s
                 fresh[name] = old
                 continue
             key = self._environ.get(card.api_key_env, "").strip() if card.api_key_env else ""
@@ -297,7 +299,7 @@ class Upstreams:
             if key and not (key.isascii() and key.isprintable() and " " not in key):
                 _log.error("Model %r: %s holds characters that no key has.", name, card.api_key_env)
                 key = ""
-            health = Health(self._settings.cooldown_s, self._settings.max_cooldown_s)
+            health = Health(settings.cooldown_s, settings.max_cooldown_s)
             fresh[name] = Upstream(name, card, key or None, health)
         self._upstreams = fresh
 

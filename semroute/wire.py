@@ -22,8 +22,10 @@ _KINDS = {
     403: ("invalid_request_error", "permission_error"),
     404: ("invalid_request_error", "not_found_error"),
     405: ("invalid_request_error", "invalid_request_error"),
+    408: ("invalid_request_error", "timeout_error"),
     409: ("invalid_request_error", "invalid_request_error"),
     413: ("invalid_request_error", "request_too_large"),
+    415: ("invalid_request_error", "invalid_request_error"),
     422: ("invalid_request_error", "invalid_request_error"),
     429: ("rate_limit_error", "rate_limit_error"),
 }
@@ -200,6 +202,12 @@ def wants_json(api: Api, fields: Mapping[str, Any]) -> bool:
     if api == "responses" and isinstance(fields.get("text"), dict):
         wanted = fields["text"].get("format")
     return _kind(wanted) in ("json_object", "json_schema")
+
+
+def wants_usage(fields: Mapping[str, Any]) -> bool:
+    """Whether a stream of chat completions is to end with what it took."""
+    options = fields.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
 
 
 def limit_of(api: Api, fields: Mapping[str, Any]) -> int | None:

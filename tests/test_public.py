@@ -200,6 +200,8 @@ ALLOWED = {
         "live",
         "livemap",
         "metrics",
+        "numeric",
+        "request",
         "router",
         "telemetry",
         "text",

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import time
 
+import anthropic
 import httpx2
+import openai
 import pytest
-from serving import HELLO, PATIENT, make_router, serving
+from serving import HELLO, PATIENT, STATIC, make_router, serving
 
+from semroute import index
+from semroute.access import parse_keys, presented_key
 from semroute.answers import Reading
-from semroute.config import ServeSettings
+from semroute.config import ServeSettings, load_config
+from semroute.errors import ConfigError
 
 ALL = {"apis": ["chat", "responses", "messages"]}
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -173,3 +180,339 @@ def test_an_arbiter_that_rests_is_not_asked(router_of, fake):
         for _ in range(3):
             assert served.post({"prompt": GREY}, "/v1/route").status_code == 200
         assert fake.models() == [mode]
+
+
+def test_a_tool_loop_that_goes_on_needs_no_arbiter(router_of, fake):
+    router, chooser = unsure(router_of, 'say:{"route": null}', "tool:c9")
+    with serving(router, settings=ServeSettings.model_validate(PATIENT | {"arbiter": chooser})) as served:
+        served.ask("tool:c9", tools=[LOOK])
+        fake.forget()
+        messages = [{"role": "user", "content": GREY}, {"role": "tool", "tool_call_id": "c9", "content": "1"}]
+        response = served.post({"model": "semroute/auto", "messages": messages})
+        assert response.headers["x-semroute-model"] == "tool:c9"
+        assert fake.models() == ["tool:c9"]
+
+
+def test_no_arbiter_is_paid_for_a_request_that_its_key_may_not_make(router_of, fake, caplog):
+    caplog.set_level("INFO", logger="semroute.access")
+    cards = {"ok": ALL | {"prompt_usd_per_1m": 0}, "say:dear": ALL | {"prompt_usd_per_1m": 9}}
+    router, chooser = unsure(router_of, 'say:{"route": null}', "say:dear", cards=cards)
+    clients = {"app": {"max_usd_per_1m": 1}}
+    settings = ServeSettings.model_validate(PATIENT | {"arbiter": chooser, "clients": clients})
+    with serving(router, settings=settings, keys={"app": "key-of-app"}) as served:
+        served.app.state.service.affinity.note("app", ["resp_1"], "say:dear")  # as before it had a limit
+        body = {"model": "semroute/auto", "input": GREY, "previous_response_id": "resp_1"}
+        response = served.post(body, "/v1/responses", authorization="Bearer key-of-app")
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "model_too_expensive")
+        assert fake.requests == []
+        (record,) = eventually(lambda: caplog.records)
+        line = json.loads(record.getMessage())
+        assert (line["status"], line["reason"], line["attempts"]) == (403, "constraint", [])
+
+
+def rebuilt(tmp_path, change):
+    """The index of `tmp_path / "routes"` anew, after `change` of its settings."""
+    folder = tmp_path / "routes"
+    settings = json.loads((folder / "semroute.yaml").read_text())
+    change(settings)
+    (folder / "semroute.yaml").write_text(json.dumps(settings))
+    index.save(index.build(load_config(folder), STATIC).index, folder / "index")
+
+
+def test_a_new_index_brings_its_settings_of_serving(router_of, tmp_path):
+    router = router_of("ok", serve={"max_body_mb": 0.01})
+    index.save(router.index, tmp_path / "routes" / "index")
+    with serving(router, settings=None, watch=tmp_path / "routes" / "index") as served:
+        long = "where is my refund " * 1_000
+        assert served.ask(text=long).status_code == 413
+        clients = {"*": {"max_usd_per_1m": 0}}
+        rebuilt(tmp_path, lambda settings: settings.update(serve={"max_body_mb": 1, "clients": clients}))
+        assert eventually(lambda: served.ask(text=long).status_code == 403)
+        rebuilt(tmp_path, lambda settings: settings.pop("serve"))
+        assert eventually(lambda: served.ask(text=long).status_code == 200)
+
+
+def test_a_folder_of_anything_is_refused_and_the_next_index_taken(router_of, tmp_path):
+    router = router_of("ok", "say:new")
+    folder = tmp_path / "routes" / "index"
+    index.save(router.index, folder)
+    with serving(router, watch=folder) as served:
+        (folder / "manifest.json").write_text("[" * 100_000)
+        assert eventually(lambda: served.metric("semroute_reloads_total", outcome="refused"))
+        assert served.ask().headers["x-semroute-model"] == "ok"
+        rebuilt(tmp_path, lambda settings: settings["default"].update(model="say:new"))
+        assert eventually(lambda: served.ask(text="no route").headers["x-semroute-model"] == "say:new")
+
+
+def test_asking_again_after_a_reload_says_nothing_of_a_model_that_is_gone(router_of, tmp_path, caplog):
+    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}"}
+    router = router_of("ok", "say:gone", billing={"model": "say:gone"}, escalations=store)
+    folder = tmp_path / "routes" / "index"
+    index.save(router.index, folder)
+    with serving(router, settings=ServeSettings(**PATIENT, regenerate=True), watch=folder) as served:
+        assert served.ask().headers["x-semroute-model"] == "say:gone"
+        billing = {"name": "billing", "utterances": ["where is my refund"], "model": "ok"}
+        (tmp_path / "routes" / "1.yaml").write_text(json.dumps(billing))
+        rebuilt(tmp_path, lambda settings: settings["models"].pop("say:gone"))
+        assert eventually(lambda: served.metric("semroute_reloads_total", outcome="taken"))
+        assert served.ask().headers["x-semroute-model"] == "ok"
+        time.sleep(0.2)
+    assert "Not recorded" not in caplog.text
+
+
+def test_asking_again_after_no_answer_is_no_sign(router_of, tmp_path):
+    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}"}
+    router = router_of("then:2:status:500", escalations=store)
+    with serving(router, settings=ServeSettings(**PATIENT, regenerate=True)) as served:
+        assert [served.ask().status_code for _ in range(3)] == [503, 503, 200]
+        time.sleep(0.2)
+        assert list(router.memory.outcomes()) == []
+        served.ask()
+        found = eventually(lambda: list(router.memory.outcomes()))
+        assert [(outcome.score, outcome.model) for outcome in found] == [(0.25, "then:2:status:500")]
+
+
+# Odd clients --------------------------------------------------------------------------------------------------
+
+
+def sent(served, head, body=b"", *, pause=0.0, wait=5.0):
+    """What comes back over a bare socket; the body goes out a byte at a time where there is a pause."""
+    port = int(served.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=wait) as client:
+        client.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+        for at in range(len(body)) if pause else ():
+            try:
+                client.sendall(body[at : at + 1])
+            except OSError:
+                break
+            time.sleep(pause)
+        if not pause:
+            client.sendall(body)
+        found = b""
+        try:
+            while chunk := client.recv(65_536):
+                found += chunk
+        except OSError:
+            pass
+        return found.decode("latin-1")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/route"])
+def test_a_body_that_trickles_in_has_a_deadline(router_of, path):
+    with serving(router_of("ok"), settings=ServeSettings(**PATIENT, body_s=0.3)) as served:
+        began = time.monotonic()
+        head = f"POST {path} HTTP/1.1\nhost: localhost\ncontent-length: 1000"
+        answer = sent(served, head, b"{" * 20, pause=0.05)
+        assert time.monotonic() - began < 3
+        assert answer.startswith("HTTP/1.1 408")
+        assert "connection: close" in answer
+        body = json.loads(answer.partition("\r\n\r\n")[2])
+        assert body["error"]["type"] == ("timeout_error" if "messages" in path else "invalid_request_error")
+        assert served.app.state.service.in_flight == 0
+
+
+def test_a_compressed_body_is_refused_by_name(router_of):
+    with serving(router_of("ok")) as served:
+        response = served.post(b"\x1f\x8b", content_encoding="gzip")
+        assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_encoding")
+        hello = {"model": "semroute/auto", "messages": HELLO}
+        assert served.post(hello, content_encoding="identity").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    {
+        "exclude": [5, [1], {"a": 1}],
+        "needs": [5, {"tools": True}],
+        "models": ["ok", [7], ["nobody"]],
+        "max_usd_per_1m": ["5", True, -1, [1]],
+        "weights": [5, {"quality": "x"}, {"speed": 1}, "router@"],
+        "step": [5, ["a"]],
+        "metadata": [[1], "a"],
+        "model": [5],
+        "messages": [5, [5], []],
+    }.items(),
+)
+def test_a_decision_is_refused_for_a_field_that_is_not_what_it_must_be(router_of, field, values):
+    with serving(router_of("ok")) as served:
+        for value in values:
+            asked = {"messages": HELLO, field: value}
+            response = served.post(asked, "/v1/route")
+            assert (response.status_code, response.json()["error"]["param"]) == (400, field), value
+
+
+def test_a_decision_takes_every_keyword_of_the_router(router_of):
+    cards = {"say:b": {"capabilities": ["tools"], "prompt_usd_per_1m": 1}}
+    asked = {
+        "prompt": "where is my refund",
+        "models": ["ok", "say:b"],
+        "exclude": "nobody",
+        "needs": ["tools"],
+        "max_usd_per_1m": 1,
+        "weights": {"quality": 1},
+        "step": "first",
+        "metadata": {"plan": "vip"},
+    }
+    with serving(router_of("ok", "say:b", cards=cards)) as served:
+        told = served.post(asked, "/v1/route").json()
+        assert (told["model"], told["reason"]) == ("say:b", "constraint")
+
+
+def test_a_path_that_is_not_served_says_which_are(router_of):
+    with serving(router_of("ok")) as served:
+        client = openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.NotFoundError, match="Served are POST /v1/chat/completions") as missing:
+            client.embeddings.create(model="ok", input="hello")
+        assert missing.value.type == "invalid_request_error"
+        client.close()
+        other = anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0)
+        with pytest.raises(anthropic.NotFoundError, match="Served are") as missing:
+            other.post("/v1/complete", body={}, cast_to=object)
+        assert missing.value.body["error"]["type"] == "not_found_error"
+        other.close()
+        slash = served.post({}, "/v1/chat/completions/")
+        assert (slash.status_code, "location" in slash.headers) == (404, False)
+        assert served.get("/v1/chat/completions").headers["allow"] == "POST"
+        assert served.get("/v1/chat/completions").status_code == 405
+
+
+def test_a_model_is_found_by_its_id_at_the_provider(router_of):
+    with serving(router_of("ok", cards={"ok": {"id": "vendor/say:x"}})) as served:
+        assert served.get("/v1/models/vendor/say:x").json()["id"] == "vendor/say:x"
+        assert served.get("/v1/models/nobody").status_code == 404
+
+
+def test_every_request_has_its_line_in_the_log(router_of, caplog):
+    caplog.set_level("INFO", logger="semroute.access")
+    with serving(router_of("ok"), keys={"app": "key-of-app"}, feedback_keys={"app": "key-of-app"}) as served:
+        key = {"authorization": "Bearer key-of-app"}
+        served.ask()
+        served.post(b"{", **key)
+        served.post({"prompt": "where is my refund"}, "/v1/route", **key)
+        served.post({"id": "x", "score": 1}, "/v1/feedback", **key)
+        served.post({}, "/v1/XYZZY", **key)
+        served.get("/healthz")
+        served.post({"model": "semroute/auto", "messages": HELLO}, **key)
+        time.sleep(0.2)
+    lines = [json.loads(one.getMessage()) for one in caplog.records if one.name == "semroute.access"]
+    assert [(line["path"], line["status"], line["key"]) for line in lines] == [
+        ("/v1/chat/completions", 401, None),
+        ("/v1/chat/completions", 400, "app"),
+        ("/v1/route", 200, "app"),
+        ("/v1/feedback", 503, "app"),
+        ("other", 404, "app"),
+        ("/v1/chat/completions", 200, "app"),
+    ]
+    assert lines[-1]["attempts"][0]["model"] == "ok"
+    assert "XYZZY" not in caplog.text
+
+
+def test_an_id_of_another_client_pins_nothing(router_of):
+    keys = {"keys": {"ann": "key-of-ann", "bob": "key-of-bob"}}
+    with serving(router_of("say:default", "tool:call_1", billing={"model": "tool:call_1"}), **keys) as served:
+        ann, bob = ({"authorization": f"Bearer key-of-{who}"} for who in ("ann", "bob"))
+        served.post({"model": "semroute/auto", "messages": HELLO, "tools": [LOOK]}, **ann)
+        messages = [
+            {"role": "user", "content": "something that no route knows"},
+            {"role": "tool", "tool_call_id": "call_1", "content": "42"},
+        ]
+        body = {"model": "semroute/auto", "messages": messages}
+        assert served.post(body, **bob).headers["x-semroute-model"] == "say:default"
+        assert served.post(body, **ann).headers["x-semroute-model"] == "tool:call_1"
+
+
+def test_a_session_leaves_a_model_that_cannot_do_what_is_asked(router_of):
+    cards = {"say:b": {"capabilities": []}, "say:tools": {"capabilities": ["tools"]}}
+    billing = {"models": ["say:b", "say:tools"]}
+    router = router_of("ok", "say:b", "say:tools", billing=billing, cards=cards)
+    with serving(router, settings=ServeSettings(**PATIENT, sticky_s=60)) as served:
+        said = {"metadata": {"session_id": "s"}}
+        assert served.ask(**said).headers["x-semroute-model"] == "say:b"
+        assert served.ask(**said, tools=[LOOK]).headers["x-semroute-model"] == "say:tools"
+
+
+HELD = {"keep_alive_s": 0.05}
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.3"], ids=["at-once", "after-comments"])
+def test_an_answer_that_is_no_stream_becomes_one(router_of, fake, seconds):
+    mode = f"whole:{seconds}:so it is"
+    cards = {mode: ALL | {"provider": "anthropic"}}
+    router = router_of(mode, "say:up", billing=rising(mode, "say:up"), cards=cards)
+    with serving(router, settings=ServeSettings(**PATIENT, **HELD)) as served:
+        client = openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0)
+        chunks = list(
+            client.chat.completions.create(
+                model="semroute/auto", messages=HELLO, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        assert [chunk.choices[0].delta.content for chunk in chunks if chunk.choices] == ["so it is"]
+        assert chunks[0].choices[0].finish_reason == "stop"
+        assert (chunks[-1].usage.total_tokens, len(chunks)) == (19, 2)
+        response = served.ask(stream=True)
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert "usage" not in response.text
+        with client.responses.stream(model=mode, input="where is my refund") as stream:
+            texts = [event.delta for event in stream if event.type == "response.output_text.delta"]
+            assert (texts, stream.get_final_response().output_text) == (["so it is"], "so it is")
+        client.close()
+        other = anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0)
+        with other.messages.stream(model="semroute/auto", max_tokens=50, messages=HELLO) as stream:
+            assert list(stream.text_stream) == ["so it is"]
+            message = stream.get_final_message()
+        assert (message.stop_reason, message.usage.output_tokens) == ("end_turn", 7)
+        other.close()
+
+
+def test_tool_calls_of_an_answer_that_is_no_stream_arrive_too():
+    from semroute.server.restream import as_stream
+
+    block = {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": "Grüße"}}
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    message = {
+        "id": "m",
+        "type": "message",
+        "content": [thought, block],
+        "stop_reason": "tool_use",
+        "usage": {},
+    }
+    text = as_stream("messages", json.dumps(message).encode(), usage=False).decode()
+    data = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+    deltas = [event["delta"] for event in data if event["type"] == "content_block_delta"]
+    assert [delta["type"] for delta in deltas] == ["thinking_delta", "signature_delta", "input_json_delta"]
+    assert json.loads(deltas[2]["partial_json"]) == {"at": "Grüße"}
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    choice = {"index": 0, "message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
+    text = as_stream("chat", json.dumps({"choices": [choice]}).encode(), usage=True).decode()
+    delta = json.loads(text.split("\n\n")[0][6:])["choices"][0]["delta"]
+    assert delta["tool_calls"] == [{"index": 0, **call}]
+    assert b"error" in as_stream("chat", b'{"choices": [{}]}', usage=True)
+
+
+def test_feedback_does_not_contradict_itself_or_echo_a_long_id(router_of):
+    with serving(router_of("ok")) as served:
+        identity = served.ask().headers["x-semroute-id"]
+        for body in ({"id": identity, "to": "ok", "score": 1}, {"id": "x" * 10_000, "score": 1}):
+            response = served.post(body, "/v1/feedback")
+            assert response.status_code == 400
+            assert len(response.content) < 1_000
+
+
+def test_a_comment_in_a_file_of_keys_is_no_key():
+    text = "# ann left, bob-has-left-too\napp=key-of-app\n  # old: x, another-old-key\n"
+    assert parse_keys(text, "keys") == {"app": "key-of-app"}
+    with pytest.raises(ConfigError, match="keys:3"):
+        parse_keys("# one\n\nshort\n", "keys")
+
+
+def test_a_proxys_own_authorization_hides_no_key():
+    basic = (b"authorization", b"Basic eDp5")
+    assert presented_key([basic, (b"x-api-key", b"key-of-app")]) == b"key-of-app"
+    assert presented_key([(b"x-api-key", b"other"), (b"authorization", b"Bearer mine")]) == b"mine"
+    assert presented_key([basic]) == b""
+    assert presented_key([]) is None
+
+
+def test_an_address_that_no_network_knows_is_refused_in_the_config(router_of):
+    with pytest.raises(ConfigError, match="must be an address"):
+        router_of("ok", cards={"ok": {"base_url": "https://" + "é" * 80 + ".example/v1"}})

@@ -108,9 +108,12 @@ def _app(
     keys = parse_keys(os.environ.get("SEMROUTE_KEYS", ""), "SEMROUTE_KEYS")
     if keys_file is not None:
         try:
-            keys |= parse_keys(keys_file.read_text(encoding="utf-8"), str(keys_file))
+            listed = parse_keys(keys_file.read_text(encoding="utf-8"), str(keys_file))
         except (OSError, UnicodeDecodeError) as error:
             refuse(f"The keys could not be read from {keys_file}: {type(error).__name__}.")
+        if twice := sorted(name for name in listed if name in keys and keys[name] != listed[name]):
+            refuse(f"{twice[0]} is a key in SEMROUTE_KEYS and another in {keys_file}: name them apart.")
+        keys |= listed
     if not keys and not is_loopback(host):
         refuse(f"{host} can be reached from outside: set SEMROUTE_KEYS, or bind to 127.0.0.1.")
     # A page in a browser can reach this machine under a name of its own; keys it does not have.

@@ -79,7 +79,7 @@ def create_app(
     tracer_provider: where OpenTelemetry's spans go; the global one if left out.
     """
     service = Service(router, os.environ if environ is None else environ, settings, tls)
-    small = functools.partial(Endpoint, limit=service.body_limit)
+    small = functools.partial(Endpoint, settings=lambda: service.settings)
     does = Endpoints(service)
     routes = [Route(path, Completion(service, api), methods=["POST"]) for path, api in _PATHS.items()]
     routes += [
@@ -126,19 +126,22 @@ def create_app(
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would be to the name and scheme that a proxy hides
     app.state.service = service
     return app
 
 
 _NO_PATH = (
-    "There is no such path. OpenAI's clients take this server's address with /v1 as their base URL, "
-    "Anthropic's the address alone."
+    "There is no such path. Served are POST /v1/chat/completions, /v1/responses, /v1/messages, "
+    "/v1/messages/count_tokens, /v1/route and /v1/feedback, and GET /v1/models. OpenAI's clients take this "
+    "server's address with /v1 as their base URL, Anthropic's the address alone."
 )
 
 
 async def _http_error(request: Any, error: Exception) -> Response:
     """What Starlette itself refuses: unknown paths and methods."""
     status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = error.headers if isinstance(error, HTTPException) else None  # such as Allow
     said = {404: _NO_PATH, 405: "This path takes another method."}
     body = wire.error(api_of(request.scope), status, said.get(status, "The request failed."))
-    return Response(body, status, media_type="application/json")
+    return Response(body, status, headers=headers, media_type="application/json")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from semroute import wire
-from semroute.config import Api
+from semroute.config import Api, ServeSettings
 from semroute.tracing import RequestTrace
 from semroute.wire import BadRequest
 
@@ -44,8 +44,20 @@ class Gone(Exception):  # noqa: N818
     """The client has hung up."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The body. Raises BadRequest when it is too long, Gone when the client is."""
+async def read_body(scope: Scope, receive: Receive, settings: ServeSettings) -> bytes:
+    """The body. Raises BadRequest when it is too long, too slow or compressed, and Gone."""
+    encodings = {value.strip().lower() for name, value in scope["headers"] if name == b"content-encoding"}
+    if encodings - {b"", b"identity"}:
+        raise BadRequest(415, "The body is compressed; send it as it is.", code="unsupported_encoding")
+    try:
+        async with asyncio.timeout(settings.body_s):
+            return await _whole_body(receive, int(settings.max_body_mb * 1e6))
+    except TimeoutError:
+        message = f"The body was not here within {settings.body_s:g} seconds."
+        raise BadRequest(408, message, code="request_timeout") from None
+
+
+async def _whole_body(receive: Receive, limit: int) -> bytes:
     chunks, length = [], 0
     while True:
         message = await receive()
@@ -104,7 +116,6 @@ class Response:
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
-        self.held = False
         self.failed = False
         self.status = 0
         self.model: str | None = None
@@ -115,11 +126,11 @@ class Response:
         listed = [(b"content-type", content_type), *headers]
         if content_type.startswith(b"text/event-stream"):
             listed.append((b"cache-control", b"no-cache"))
+            listed.append((b"x-accel-buffering", b"no"))  # a proxy in between must not gather the events
         await self._send({"type": "http.response.start", "status": status, "headers": listed})
 
     async def send(self, body: bytes) -> None:
         """Some of the body."""
-        self.held = True
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, body: bytes) -> None:
@@ -151,6 +162,8 @@ async def respond_error(
         listed.append((b"retry-after", str(error.retry_after).encode()))
         if error.retry_after > 60:
             listed.append((b"x-should-retry", b"false"))
+    if error.status == 408:
+        listed.append((b"connection", b"close"))  # what is still to come of the body is not waited for
     if error.status == 401:
         listed.append((b"www-authenticate", b"Bearer"))
     body = wire.error(api_of(scope), error.status, error.message, code=error.code, param=error.param)
@@ -158,21 +171,27 @@ async def respond_error(
 
 
 def api_of(scope: Scope) -> Api:
-    """Whose dialect a path speaks."""
-    return "messages" if scope["path"].startswith("/v1/messages") else "chat"
+    """Whose dialect the caller speaks: the path's, elsewhere that of whoever sends Anthropic's header."""
+    path = scope["path"]
+    if path.startswith(("/v1/chat", "/v1/responses")):
+        return "chat"
+    is_anthropic = any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return "messages" if is_anthropic or path.startswith("/v1/messages") else "chat"
 
 
 class Endpoint:
-    """An endpoint that takes a small body, of at most `limit` bytes, and answers at once."""
+    """An endpoint that takes a small body and answers at once. settings: those that hold now."""
 
-    def __init__(self, answer: Callable[[Asked], Awaitable[Reply]], limit: int) -> None:
+    def __init__(
+        self, answer: Callable[[Asked], Awaitable[Reply]], settings: Callable[[], ServeSettings]
+    ) -> None:
         self._answer = answer
-        self._limit = limit
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         try:
-            raw = await read_body(scope, receive, self._limit) if scope["method"] == "POST" else b""
+            raw = await read_body(scope, receive, self._settings()) if scope["method"] == "POST" else b""
             name = scope.get("path_params", {}).get("name", "")
             reply = await self._answer(Asked(raw, name, scope["semroute.owner"], scope["semroute.trace"]))
         except BadRequest as error:

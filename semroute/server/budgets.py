@@ -46,6 +46,10 @@ class Budgets:
         self._turn = asyncio.Lock()
         self._sharing: asyncio.Future[None] | None = None
 
+    def limit(self, clients: Mapping[str, ClientLimits]) -> None:
+        """Other limits from now on; what was spent is spent."""
+        self._clients = clients
+
     def limits_of(self, owner: str | None) -> ClientLimits:
         """The limits of a client; raises BadRequest where the budget of the day is spent."""
         limits = self._clients.get(owner or "*", self._clients.get("*", _NO_LIMITS))

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from semroute import wire
+from semroute.catalog import Need
 from semroute.config import Api, ClientLimits
 from semroute.decision import Decision
 from semroute.server.asgi import Gone, Hangup, Response, read_body, respond_error
 from semroute.server.budgets import affordable
 from semroute.server.ledger import Aside, Ledger, Plan
+from semroute.server.restream import as_stream
 from semroute.server.service import AUTO, Service, unknown_model
 from semroute.text import estimated_tokens, routed_text
 from semroute.tracing import RequestTrace
 from semroute.ulid import new_ulid
-from semroute.upstream import Answer, Call, NoAnswer, NoUpstream
+from semroute.upstream import Answer, Attempt, Call, NoAnswer, NoUpstream
 from semroute.wire import BadRequest, Body
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-_access_log = logging.getLogger("semroute.access")
+_EVENTS = b"text/event-stream"
 _PASSED_ON = (b"anthropic-version", b"anthropic-beta", b"openai-beta", b"traceparent", b"tracestate")
 
 
@@ -49,7 +49,7 @@ class Completion:
         began = time.perf_counter()
         service = self._service
         try:
-            raw = await read_body(scope, receive, service.body_limit)
+            raw = await read_body(scope, receive, service.settings)
             body = wire.read_body(raw)
             wire.check(self._api, body.fields)
             plan = await self._plan(scope, body)
@@ -87,7 +87,10 @@ class Completion:
                 status=status,
                 seconds=seconds,
             )
-        _log_request(scope, plan, ledger, response, hangup, seconds)
+        scope["semroute.told"] = _told(plan, ledger.attempts) | {
+            "status": status,
+            "failed": response.failed,
+        }
 
     # From the body to the call
 
@@ -98,6 +101,7 @@ class Completion:
         call, cascade = plan.call, plan.call.cascade
         candidates = affordable(call.candidates, cards, limits)
         if not candidates:
+            scope["semroute.told"] = _told(plan, plan.before)
             raise BadRequest(403, "This key may not use so expensive a model.", code="model_too_expensive")
         if cascade is not None:
             to = affordable(cascade.to, cards, limits)
@@ -121,6 +125,7 @@ class Completion:
             tokens=estimated_tokens(messages),
             limit=wire.limit_of(api, fields),
             wants_json=wire.wants_json(api, fields),
+            wants_usage=wire.wants_usage(fields),
             counts=self._counts,
         )
         if model == AUTO or model.startswith("router@"):
@@ -150,27 +155,39 @@ class Completion:
             weights, space = service.choice(fields["model"].strip())
             asked |= {"weights": weights} if weights is not None else {}
             asked |= {"models": space} if space else {}
-        aside = Aside(service, scope["semroute.owner"], scope["semroute.trace"])
-        decision = await service.decide(messages, asked, None if self._counts else aside)
-        session = _session(scope, metadata) if service.settings.sticky_s else None
+        owner, session = scope["semroute.owner"], _session(metadata) if service.settings.sticky_s else None
+        aside = Aside(service, owner, scope["semroute.trace"])
         ids, only = wire.continued(api, fields)
-        pinned = service.affinity.model_of([*ids, *([session] if session else [])])
-        if pinned is not None and (not space or pinned in space):
+        most = limits.max_usd_per_1m
+        need = Need(capabilities=needs, max_usd_per_1m=most, tokens=call.tokens, models=space)
+        pinned = self._begun(owner, ids, session, need)
+        asks = pinned is None and not self._counts  # a model that is settled already needs no arbiter
+        decision = await service.decide(messages, asked, aside if asks else None, tell=not self._counts)
+        if pinned is not None:
             decision = _pinned(decision, pinned, only=only)
-        held = pinned is None and not space and not self._counts
-        cascade = service.cascade_of(decision) if held else None
+        cascade = service.cascade_of(decision) if asks and not space else None
+        digest = None
         if service.settings.regenerate and not self._counts:
-            digest = hashlib.blake2b(
-                call.head + call.tail + (scope["semroute.owner"] or "").encode(), digest_size=16
-            ).digest()
-            service.regenerated(digest, decision.id, scope["semroute.owner"])
+            text = call.head + call.tail + (owner or "").encode()
+            digest = hashlib.blake2b(text, digest_size=16).digest()
+            service.asked_again(digest, owner)
         call = replace(
             call,
             candidates=(decision.model, *decision.fallbacks),
             cascade=cascade,
             question=routed_text(messages) if cascade is not None else "",
         )
-        return Plan(call, decision.id, decision, session, before=tuple(aside.attempts))
+        return Plan(call, decision.id, decision, session, before=tuple(aside.attempts), digest=digest)
+
+    def _begun(self, owner: str | None, ids: list[str], session: str | None, need: Need) -> str | None:
+        """The model that this request goes on with; that of a session only where it can do what is asked."""
+        service = self._service
+        pinned = service.affinity.model_of(owner, ids)
+        if pinned is not None:
+            return pinned if not need.models or pinned in need.models else None
+        kept = None if session is None else service.affinity.model_of(owner, [session])
+        card = service.router.index.config.settings.models.get(kept or "")
+        return kept if kept is not None and card is not None and need.met_by(kept, card) else None
 
     # From the call to the response
 
@@ -205,29 +222,32 @@ class Completion:
                 return
             await self._pass_on(answer, plan, ledger, response, hangup)
         finally:
-            if not answering.done():
-                answering.cancel()
-                with suppress(asyncio.CancelledError, NoAnswer, NoUpstream):
-                    await answering
+            answering.cancel()
+            with suppress(asyncio.CancelledError, NoAnswer, NoUpstream):
+                await (await answering).close()  # it may have come just as the client went
 
     async def _pass_on(
         self, answer: Answer, plan: Plan, ledger: Ledger, response: Response, hangup: Hangup
     ) -> None:
-        ledger.answered_by(answer.model)
+        if answer.status < 400:
+            ledger.answered_by(answer.model)
         response.model = answer.model
         try:
+            body, kind = answer.body, answer.content_type
+            if body is not None and plan.call.stream and not kind.lower().startswith(_EVENTS):
+                if answer.status < 400:
+                    body, kind = as_stream(self._api, body, usage=plan.call.wants_usage), _EVENTS
+                elif response.started:
+                    response.failed = True
+                    body = wire.stream_error(self._api, "The model refused.")
             if not response.started:
                 headers = plan.headers(answer.model)
-                if answer.body is not None:
-                    headers.append((b"content-length", str(len(answer.body)).encode()))
-                await response.start(answer.status, answer.content_type, headers)
-            if answer.body is not None:
+                if body is not None:
+                    headers.append((b"content-length", str(len(body)).encode()))
+                await response.start(answer.status, kind, headers)
+            if body is not None:
                 hangup.answered()
-                refused = response.held and answer.status >= 400
-                response.failed = refused
-                await response.end(
-                    wire.stream_error(self._api, "The model refused.") if refused else answer.body
-                )
+                await response.end(body)
                 return
             async with aclosing(answer.events()) as events:  # type: ignore[type-var]
                 async for chunk in events:
@@ -253,10 +273,10 @@ def _pinned(decision: Decision, model: str, *, only: bool) -> Decision:
     )
 
 
-def _session(scope: Scope, metadata: Mapping[str, Any]) -> str | None:
-    """The session that the caller names, told apart by the caller's key."""
+def _session(metadata: Mapping[str, Any]) -> str | None:
+    """The session that the caller names."""
     given = metadata.get("session_id")
-    return f"session:{scope['semroute.owner']}:{given}" if isinstance(given, str) and given else None
+    return f"session:{given}" if isinstance(given, str) and given else None
 
 
 def _passed_on(scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
@@ -267,22 +287,12 @@ def _passed_on(scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
     )
 
 
-def _log_request(
-    scope: Scope, plan: Plan, ledger: Ledger, response: Response, hangup: Hangup, seconds: float
-) -> None:
-    """One line of JSON about the request; nothing of what was asked or answered."""
-    if not _access_log.isEnabledFor(logging.INFO):
-        return
+def _told(plan: Plan, attempts: Iterable[Attempt]) -> dict[str, Any]:
+    """What the line of the log says of a request; nothing of what was asked or answered."""
     decision = plan.decision
-    told = {
-        "request_id": scope["semroute.request_id"].decode(),
+    return {
         "id": plan.identity,
-        "path": scope["path"],
-        "key": scope.get("semroute.owner"),
-        "status": 499 if hangup.gone else response.status,
         "stream": plan.call.stream,
-        "failed": response.failed,
-        "ms": round(seconds * 1e3, 1),
         "route": None if decision is None else decision.route,
         "reason": None if decision is None else decision.reason,
         "confidence": None if decision is None else round(decision.confidence, 4),
@@ -298,7 +308,6 @@ def _log_request(
                 "completion_tokens": one.completion_tokens,
                 "usd": one.usd,
             }
-            for one in ledger.attempts
+            for one in attempts
         ],
     }
-    _access_log.info("%s", json.dumps(told))

@@ -7,6 +7,7 @@ import base64
 import functools
 import hashlib
 import logging
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -21,6 +22,8 @@ from semroute.errors import (
 from semroute.escalations import OWN_NAMES
 from semroute.livemap import LiveMap
 from semroute.metrics import CONTENT_TYPE
+from semroute.numeric import finite
+from semroute.request import read_request
 from semroute.server.asgi import Asked, Reply
 from semroute.server.headers import described
 from semroute.server.ledger import Aside
@@ -28,6 +31,26 @@ from semroute.server.service import AUTO, Service, unknown_model
 from semroute.wire import BadRequest
 
 _log = logging.getLogger("semroute.serve")
+_LONGEST_ID = 200
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+
+
+_KEYWORDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "exclude": (_is_names, "a list of models"),
+    "needs": (_is_names, "a list of capabilities"),
+    "models": (lambda value: isinstance(value, list) and _is_names(value), "a list of models"),
+    "max_usd_per_1m": (lambda value: (finite(value) or -1.0) >= 0 or value == 0, "a number of dollars"),
+    "weights": (
+        lambda value: isinstance(value, dict | str),
+        "quality, cost, ttft and itl, each a number of 0 or more, or router@q:1|c:0.005",
+    ),
+    "step": (lambda value: isinstance(value, str), "text"),
+    "metadata": (lambda value: isinstance(value, dict), "an object"),
+}
+"""What may be asked beside a prompt: whether a value can be that, and what it must be."""
 
 
 class Endpoints:
@@ -47,27 +70,29 @@ class Endpoints:
 
     async def model(self, asked: Asked) -> Reply:
         """One of them."""
-        name, cards = asked.name, self._service.router.index.config.settings.models
-        if name == AUTO:
+        if asked.name == AUTO:
             return Reply(200, _model_entry(AUTO, "semroute"))
-        if name not in cards:
+        name = self._service.upstreams.find(asked.name)
+        card = self._service.router.index.config.settings.models.get(name or "")
+        if card is None:
             raise unknown_model("There is no such model.")
-        return Reply(200, _model_entry(name, cards[name].provider))
+        return Reply(200, _model_entry(asked.name, card.provider))
 
     async def route(self, asked: Asked) -> Reply:
         """A decision, and no model called."""
         body = wire.read_body(asked.raw)
         fields = body.fields
-        prompt = next((fields[key] for key in ("prompt", "messages", "input") if key in fields), None)
+        given = next((key for key in ("prompt", "messages", "input") if key in fields), "prompt")
+        prompt = fields.get(given)
         if not isinstance(prompt, str | list) or not (prompt or isinstance(prompt, str)):
-            raise BadRequest(400, "Give a `prompt`, or `messages`.", param="prompt")
-        request: dict[str, Any] = {
-            key: fields[key]
-            for key in ("exclude", "needs", "max_usd_per_1m", "weights", "step", "metadata")
-            if fields.get(key) is not None
-        }
+            raise BadRequest(400, "Give a `prompt`, or `messages`.", param=given)
+        if isinstance(prompt, list) and not all(isinstance(message, dict) for message in prompt):
+            raise BadRequest(400, f"Each of `{given}` must be a message, which is an object.", param=given)
+        request = self._asked_beside(fields)
         model = fields.get("model", AUTO)
-        if isinstance(model, str) and model.startswith("router@"):
+        if not isinstance(model, str):
+            raise BadRequest(400, "`model` must be the name of a model.", param="model")
+        if model.startswith("router@"):
             weights, models = self._service.choice(model)
             request |= {"weights": weights} if weights is not None else {}
             request |= {"models": models} if models else {}
@@ -80,12 +105,26 @@ class Endpoints:
             self._service.called(decision, attempt)
         return Reply(200, decision.to_dict(), tuple(described(decision, decision.id, decision.model)))
 
+    def _asked_beside(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of `Router.route` in a body. Raises BadRequest for one that is not what it must be."""
+        request = {key: fields[key] for key in _KEYWORDS if fields.get(key) is not None}
+        for key, value in request.items():
+            fits, must = _KEYWORDS[key]
+            if not fits(value):
+                raise BadRequest(400, f"`{key}` must be {must}.", param=key)
+        if read_request(weights=request.get("weights"))[1]:
+            raise BadRequest(400, f"`weights` must be {_KEYWORDS['weights'][1]}.", param="weights")
+        for name in request.get("models", ()):
+            if self._service.upstreams.find(name) is None:
+                raise BadRequest(400, "`models` names a model that is not known.", param="models")
+        return request
+
     async def feedback(self, asked: Asked) -> Reply:
         """How good the model of a decision was, or which one was needed in its place."""
         fields = wire.read_body(asked.raw).fields
         identity = fields.get("decision_id", fields.get("id"))
         score, to, why, by = (fields.get(key) for key in ("score", "to", "why", "by"))
-        if not isinstance(identity, str) or not identity:
+        if not isinstance(identity, str) or not 0 < len(identity) <= _LONGEST_ID:
             raise BadRequest(400, "`id` must be the id of a decision (x-semroute-id).", param="id")
         for name, value in (("to", to), ("why", why), ("by", by)):
             if value is not None and not isinstance(value, str):
@@ -93,10 +132,10 @@ class Endpoints:
         who = by or asked.owner or "client"
         if who in OWN_NAMES:
             raise BadRequest(400, f"`by` must not be {who}: that is the router's own.", param="by")
-        if to is not None:
+        if to is not None and score in (None, 0):
             call = functools.partial(self._service.router.escalate, identity, to=to, by=who, why=why)
-        elif isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1:
-            call = functools.partial(self._service.router.feedback, identity, float(score), by=who)
+        elif to is None and (level := finite(score)) is not None and 0 <= level <= 1:
+            call = functools.partial(self._service.router.feedback, identity, level, by=who)
         else:
             message = "Give a `score` from 0 to 1, or `to`, the model that was needed."
             raise BadRequest(400, message, param="score")
@@ -107,7 +146,7 @@ class Endpoints:
         except OutcomeInvalid as error:
             raise BadRequest(400, str(error), param=error.field) from None
         except QuotaExceeded as error:
-            raise BadRequest(429, str(error), code="quota_exceeded") from None
+            raise BadRequest(429, str(error), code="quota_exceeded", retry_after=3_600) from None
         except OutcomeConflict as error:
             raise BadRequest(409, str(error)) from None
         except StoreError as error:

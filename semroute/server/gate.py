@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import traceback
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = logging.getLogger("semroute.serve")
+_access_log = logging.getLogger("semroute.access")
 
 OPEN = frozenset({"/healthz", "/readyz", "/"})
 """Paths that ask for no key."""
@@ -86,9 +88,11 @@ class Gate:
                 await respond_error(scope, outgoing, BadRequest(500, "The server failed."))
         finally:
             service.in_flight -= 1
-            endpoint = path if path in self._paths else "other"
-            service.metrics.requested(endpoint, outgoing.status or 499, time.perf_counter() - began)
+            endpoint, seconds = path if path in self._paths else "other", time.perf_counter() - began
+            service.metrics.requested(endpoint, outgoing.status or 499, seconds)
             trace.end(outgoing.status or 499)
+            if path.startswith("/v1/") and _access_log.isEnabledFor(logging.INFO):
+                _log_request(scope, endpoint, outgoing.status or 499, seconds)
 
     def _refusal(self, scope: Scope) -> BadRequest | None:
         """Why a request is not served; None where it is."""
@@ -132,6 +136,18 @@ class _Outgoing:
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._identity)]
         await self._send(message)
+
+
+def _log_request(scope: Scope, endpoint: str, status: int, seconds: float) -> None:
+    """One line of JSON about a request, with what its endpoint told; of paths, those of this server."""
+    told = {
+        "request_id": scope["semroute.request_id"].decode(),
+        "path": endpoint,
+        "key": scope.get("semroute.owner"),
+        "status": status,
+        "ms": round(seconds * 1e3, 1),
+    }
+    _access_log.info("%s", json.dumps(told | scope.get("semroute.told", {})))
 
 
 def _where(error: Exception) -> str:

@@ -14,7 +14,10 @@ from semroute.upstream import Attempt, Call, Headers, Observer, Rise, Upstream
 
 @dataclass(slots=True)
 class Plan:
-    """What a request becomes: the call, and the decision behind it, if there was one."""
+    """What a request becomes: the call, and the decision behind it, if there was one.
+
+    digest: of the conversation, where asking again is to be noticed.
+    """
 
     call: Call
     identity: str
@@ -22,6 +25,7 @@ class Plan:
     session: str | None = None
     owner: str | None = None
     before: tuple[Attempt, ...] = ()
+    digest: bytes | None = None
 
     def headers(self, model: str | None) -> list[tuple[bytes, bytes]]:
         """What the response says of the decision; `model` is the one that answered."""
@@ -75,7 +79,7 @@ class Ledger(Observer):
         if attempt.usd:
             service.budgets.spend(self._plan.owner, attempt.usd)
         if attempt.ids and attempt.outcome == "answered":
-            service.affinity.note(attempt.ids, attempt.model)
+            service.affinity.note(self._plan.owner, attempt.ids, attempt.model)
         service.called(self._plan.decision, attempt)
 
     def rose(self, rise: Rise) -> None:
@@ -90,11 +94,14 @@ class Ledger(Observer):
         service.books.add(functools.partial(service.router.rejected, decision.id, **said))
 
     def answered_by(self, model: str) -> None:
-        """Feedback on the decision is about the model that gave the answer."""
-        decision = self._plan.decision
-        if self._plan.call.counts:
+        """The client gets the answer of `model`: feedback on the decision is about that one."""
+        plan, decision = self._plan, self._plan.decision
+        if plan.call.counts:
             return
+        if decision is not None and plan.digest is not None:
+            self._service.given(plan.digest, decision.id)
         if decision is not None and (decision.model != model or len(self.attempts) > 1):
             self._service.books.add(functools.partial(self._service.router.answered, decision.id, model))
-        if self._plan.session is not None:
-            self._service.affinity.note([self._plan.session], model, seconds=self._service.settings.sticky_s)
+        if plan.session is not None:
+            seconds = self._service.settings.sticky_s
+            self._service.affinity.note(plan.owner, [plan.session], model, seconds=seconds)

@@ -36,6 +36,7 @@ AUTO = "semroute/auto"
 _log = logging.getLogger("semroute.serve")
 _POLL_S = 1.0
 _REMEMBERED_ANSWERS = 10_000
+_AGAIN_S = 60.0
 
 
 class Service:
@@ -49,8 +50,8 @@ class Service:
         tls: ssl.SSLContext | None,
     ) -> None:
         self.router = router
+        self._follows = settings is None
         self.settings = settings or router.index.config.settings.serve or ServeSettings()
-        self.body_limit = int(self.settings.max_body_mb * 1e6)  # bytes
         self.draining = False
         self.in_flight = 0
         self.affinity = Affinity(time.monotonic)
@@ -65,16 +66,24 @@ class Service:
         self.budgets = Budgets(self.settings.clients, opens)
         self._decider = Decider(router, self.settings.routing_s)
         self._measured = 0
-        self._answered: dict[bytes, tuple[str, float]] = {}
+        self._given: dict[bytes, tuple[str, float]] = {}
 
     async def decide(
-        self, prompt: Any, asked: Mapping[str, Any], observer: Observer | None = None
+        self,
+        prompt: Any,
+        asked: Mapping[str, Any],
+        observer: Observer | None = None,
+        *,
+        tell: bool = True,
     ) -> Decision:
         """Route without holding up the event loop; a prompt that takes too long goes to the default.
 
         observer: is told of the arbiter's call, where the vote is unsure and there is one; None for no call.
+        tell: False where nothing is asked of a model, so that there is nothing to be counted.
         The listeners, such as the decision log, hear of what was settled in the end.
         """
+        if not tell:
+            return await self._decider.decide(prompt, {**asked, "tell": False})
         chooser = self.settings.arbiter
         if observer is None or chooser is None:
             decision = await self._decider.decide(prompt, asked)
@@ -145,8 +154,17 @@ class Service:
             _log.error("The new index is not taken: %s", error)
             self.metrics.reloaded("refused")
             return False
+        except Exception as error:  # noqa: BLE001 - a folder may hold anything, and the next one may be good
+            _log.error("The new index is not taken: %s", type(error).__name__)
+            self.metrics.reloaded("refused")
+            return False
         settings = self.router.index.config.settings
-        self.upstreams.update(settings.models)
+        if self._follows:
+            self.settings = settings.serve or ServeSettings()
+            self.budgets.limit(self.settings.clients)
+            self._decider.patience = self.settings.routing_s
+        self.upstreams.update(settings.models, self.settings)
+        self._given.clear()  # of models that may be gone
         self.metrics.reloaded("taken")
         _log.info("Now serving index %s.", self.router.index.fingerprint)
         return True
@@ -167,14 +185,16 @@ class Service:
         self._decider.close()
         await self.upstreams.close()
 
-    def regenerated(self, digest: bytes, decision: str, owner: str | None) -> None:
-        """Note an answer; the same conversation again within a minute speaks against the one before."""
-        now = time.monotonic()
-        before = self._answered.pop(digest, None)
-        self._answered[digest] = (decision, now)
-        while len(self._answered) > _REMEMBERED_ANSWERS:
-            del self._answered[next(iter(self._answered))]
-        if before is not None and now - before[1] < 60.0:
+    def given(self, digest: bytes, decision: str) -> None:
+        """A conversation has got its answer."""
+        self._given[digest] = (decision, time.monotonic())
+        while len(self._given) > _REMEMBERED_ANSWERS:
+            del self._given[next(iter(self._given))]
+
+    def asked_again(self, digest: bytes, owner: str | None) -> None:
+        """A conversation is here that may have got an answer a moment ago: then that was not good enough."""
+        before = self._given.pop(digest, None)
+        if before is not None and time.monotonic() - before[1] < _AGAIN_S:
             who = f"regenerate:{owner or 'client'}"
             self.books.add(functools.partial(self.router.feedback, before[0], 0.25, by=who))
 
