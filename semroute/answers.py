@@ -33,7 +33,8 @@ class Reading:
     """What has been seen of one answer.
 
     content: whether a real delta came: text, reasoning, a refusal or a tool call; not roles, pings, comments.
-    ended: whether the API's own end came; finish: the reason the model gave for ending, if it gave one.
+    ended: whether the API's own end came; finish: the reason the model gave for ending, if it gave one; said:
+    whether it gave one for each of `choices`, so that only the usage and the end can be lacking.
     fault: why this is no answer, in words that quote nothing of it; None while it is one.
     model: what the answer calls the model that gave it.
     ids: of tool calls and of answers, by which a later request shows that it goes on with this one.
@@ -41,14 +42,17 @@ class Reading:
     usage is told.
     """
 
-    def __init__(self, api: Api, *, keep_text: bool = False) -> None:
+    def __init__(self, api: Api, *, keep_text: bool = False, choices: int = 1) -> None:
         self._api = api
         self._keep_text = keep_text
         self._texts: list[str] = []
         self._logprobs: list[float] = []
         self._chars = 0
+        self._choices = choices
+        self._finished: set[int] = set()
         self.content = False
         self.ended = False
+        self.said = False
         self.finish: str | None = None
         self.model: str | None = None
         self.fault: str | None = None
@@ -162,7 +166,12 @@ class Reading:
                 self._chat_delta(delta, first=choice.get("index", 0) == 0)
             self._believe(choice.get("logprobs"))
             if isinstance(choice.get("finish_reason"), str):
-                self.finish = choice["finish_reason"]
+                self._finish_choice(choice.get("index"), choice["finish_reason"])
+
+    def _finish_choice(self, index: Any, reason: str) -> None:
+        self.finish = reason
+        self._finished.add(index if isinstance(index, int) else 0)
+        self.said = len(self._finished) >= self._choices
 
     def _chat_delta(self, delta: Mapping[str, Any], *, first: bool) -> None:
         if any(delta.get(key) for key in _DELTAS):
@@ -232,7 +241,7 @@ class Reading:
 
     def _stop(self, stop: Any) -> None:
         if isinstance(stop, str):
-            self.finish = stop
+            self.finish, self.said = stop, True
             self.refused = self.refused or stop == "refusal"
 
     def _messages_body(self, payload: dict[str, Any]) -> None:

@@ -65,7 +65,8 @@ class Call:
     """One request of a client, ready to be sent to any of `candidates`.
 
     head, tail: the body before and after the value of `model`. headers: what is passed on of the client's.
-    tokens: about how many the prompt has. limit: how many the answer may have, if the client says.
+    tokens: about how many the prompt has. limit: how many the answer may have, if the client says. choices:
+    how many answers are asked for at once.
     question: what a judge model reads of the request.
     counts: whether only the number of the prompt's tokens is asked for, which is no answer.
     """
@@ -79,6 +80,7 @@ class Call:
     headers: Headers = ()
     tokens: int = 0
     limit: int | None = None
+    choices: int = 1
     wants_json: bool = False
     wants_usage: bool = False
     question: str = ""
@@ -508,7 +510,7 @@ class _Exchange:
 
         Raises _Failed or _Refused, and closes the connection then.
         """
-        self.reading = Reading(self._call.api, keep_text=hold)
+        self.reading = Reading(self._call.api, keep_text=hold, choices=self._call.choices)
         self._health.asked()
         self._more = self._observer.attempting(self.attempt, self._upstream)
         try:
@@ -664,13 +666,21 @@ class _Exchange:
     async def _advance(self, patience: float, late: str) -> bool:
         """Read until an event has come, for `patience` seconds at most; False at the end of the stream.
 
-        Comments do not count: an upstream may send them for ever. Raises _Failed.
+        Comments do not count: an upstream may send them for ever. Where the model has said all, a stream that
+        stalls or breaks before its formal end has ended. Raises _Failed.
         """
         if self._ended:
             return False
         deadline = self._clock() + patience
         while True:
-            chunk = await self._chunk(deadline - self._clock(), late)
+            try:
+                chunk = await self._chunk(deadline - self._clock(), late)
+            except _Failed:
+                if not self.reading.said:
+                    raise
+                await self._release()
+                self._ended = True
+                return False
             try:
                 events = self._splitter.feed(chunk) if chunk else self._splitter.end()
             except EventTooLong:
@@ -701,7 +711,7 @@ class _Exchange:
         """Whether the stream has come to its end. Raises _Failed where it just stops."""
         if not at_end and not self.reading.ended:
             return False
-        if not self.reading.ended and self.reading.finish is None:
+        if not self.reading.ended and not self.reading.said:
             raise _Failed("a stream without an end")
         if at_end and self._splitter.waits:
             raise _Failed("a stream without an end")

@@ -201,6 +201,8 @@ def wants_json(api: Api, fields: Mapping[str, Any]) -> bool:
     wanted = fields.get("response_format")
     if api == "responses" and isinstance(fields.get("text"), dict):
         wanted = fields["text"].get("format")
+    if api == "messages" and isinstance(fields.get("output_config"), dict):
+        wanted = fields["output_config"].get("format")
     return _kind(wanted) in ("json_object", "json_schema")
 
 
@@ -208,6 +210,12 @@ def wants_usage(fields: Mapping[str, Any]) -> bool:
     """Whether a stream of chat completions is to end with what it took."""
     options = fields.get("stream_options")
     return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def choices_of(fields: Mapping[str, Any]) -> int:
+    """How many answers a chat completion asks for at once."""
+    count = fields.get("n")
+    return count if isinstance(count, int) and count > 1 else 1
 
 
 def limit_of(api: Api, fields: Mapping[str, Any]) -> int | None:
@@ -220,8 +228,13 @@ def limit_of(api: Api, fields: Mapping[str, Any]) -> int | None:
 def _parts(api: Api, fields: Mapping[str, Any]) -> Iterable[Any]:
     turns = fields.get("input") if api == "responses" else fields.get("messages")
     for turn in turns if isinstance(turns, list) else ():
-        content = turn.get("content") if isinstance(turn, dict) else None
-        yield from content if isinstance(content, list) else ()
+        if not isinstance(turn, dict):
+            continue
+        for content in (turn.get("content"), turn.get("output")):  # that of a tool call may hold pictures
+            for part in content if isinstance(content, list) else ():
+                yield part
+                inner = part.get("content") if _kind(part) == "tool_result" else None
+                yield from inner if isinstance(inner, list) else ()
 
 
 def _kind(part: Any) -> Any:

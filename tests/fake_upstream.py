@@ -220,6 +220,17 @@ class FakeUpstream:
         await exchange.events(exchange.deltas("all said")[:-1])
         return await exchange.end()
 
+    async def _unended(self, exchange, choices, how) -> bool:
+        """Everything is said of so many choices; the end is lacking, and the connection stays or breaks."""
+        for index in range(int(choices)):
+            for delta, finish in (({"content": f"choice {index}"}, None), ({}, "stop")):
+                choice = {"index": index, "delta": delta, "finish_reason": finish}
+                chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "fake"}
+                await exchange.events([f"data: {json.dumps(chunk | {'choices': [choice]})}\n\n".encode()])
+        await asyncio.sleep(30 if how == "stays" else 0.05)
+        exchange.writer.transport.abort()
+        return False
+
     async def _late_end(self, exchange) -> bool:
         """Everything is said, and the connection stays open."""
         await exchange.events(exchange.deltas("all said"))

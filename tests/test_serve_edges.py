@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 
 import anthropic
@@ -122,6 +125,19 @@ def test_a_held_stream_without_end_is_given_up(router_of, fake):
     ) as served:
         assert served.ask(stream=True).status_code in (200, 503)
         assert served.metric("semroute_upstream_attempts_total", model="flood", outcome="failed") == 1
+
+
+@pytest.mark.parametrize("how", ["stays", "breaks"])
+def test_a_stream_that_has_said_all_needs_no_end(router_of, how):
+    mode = f"unended:2:{how}"
+    with serving(router_of(mode), settings=ServeSettings(**PATIENT, stall_s=0.4)) as served:
+        response = served.ask(stream=True, n=2)
+        assert "choice 1" in response.text
+        assert "error" not in response.text
+        response = served.ask(stream=True, n=3)  # one is lacking
+        assert '"code": "upstream_error"' in response.text
+        done = {"model": mode, "outcome": "answered"}
+        assert served.metric("semroute_upstream_attempts_total", **done) == 1
 
 
 # Odd moments --------------------------------------------------------------------------------------------------
@@ -270,6 +286,29 @@ def test_asking_again_after_no_answer_is_no_sign(router_of, tmp_path):
         served.ask()
         found = eventually(lambda: list(router.memory.outcomes()))
         assert [(outcome.score, outcome.model) for outcome in found] == [(0.25, "then:2:status:500")]
+
+
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
+
+
+def test_what_a_request_of_anthropics_takes_for_granted(router_of, fake):
+    cards = {
+        "ok": ALL | {"capabilities": ["tools"]},
+        "say:sees": ALL | {"capabilities": ["tools", "vision", "json"]},
+    }
+    with serving(router_of("ok", "say:sees", cards=cards)) as served:
+        client = anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0)
+        shown = {"type": "tool_result", "tool_use_id": "t", "content": [PICTURE]}
+        said = [{"role": "user", "content": "where is my refund"}, {"role": "user", "content": [shown]}]
+        schema = {"type": "object", "properties": {}, "additionalProperties": False}
+        wanted = {"format": {"type": "json_schema", "schema": schema}}
+        for more in ({"messages": said}, {"messages": HELLO, "output_config": wanted}):
+            raw = client.messages.with_raw_response.create(model="semroute/auto", max_tokens=9, **more)
+            assert raw.headers["x-semroute-model"] == "say:sees"
+            assert raw.parse()._request_id == raw.headers["x-request-id"]
+        assert client.messages.create(model="semroute/auto", max_tokens=9, messages=HELLO).content
+        assert fake.models() == ["say:sees", "say:sees", "ok"]
+        client.close()
 
 
 # Odd clients --------------------------------------------------------------------------------------------------
@@ -516,3 +555,16 @@ def test_a_proxys_own_authorization_hides_no_key():
 def test_an_address_that_no_network_knows_is_refused_in_the_config(router_of):
     with pytest.raises(ConfigError, match="must be an address"):
         router_of("ok", cards={"ok": {"base_url": "https://" + "é" * 80 + ".example/v1"}})
+
+
+def test_two_keys_of_one_name_are_not_taken_for_one(router_of, tmp_path):
+    folder = tmp_path / "routes" / "index"
+    index.save(router_of("ok").index, folder)
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-the-file\n")
+    command = [sys.executable, "-m", "semroute", "serve", "--index", str(folder), "--keys-file", str(keys)]
+    environ = os.environ | {"SEMROUTE_KEYS": "a-key-of-the-environment"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "key-1 is a key in SEMROUTE_KEYS and another in" in done.stderr
+    assert "a-key-of" not in done.stderr

@@ -124,6 +124,7 @@ class Completion:
             headers=_passed_on(scope),
             tokens=estimated_tokens(messages),
             limit=wire.limit_of(api, fields),
+            choices=wire.choices_of(fields),
             wants_json=wire.wants_json(api, fields),
             wants_usage=wire.wants_usage(fields),
             counts=self._counts,

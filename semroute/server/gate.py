@@ -73,7 +73,7 @@ class Gate:
         if path in self._traced:
             trace = self._tracing.begin(scope["method"], path, headers)
         scope["semroute.trace"] = trace
-        outgoing = _Outgoing(send, identity)
+        outgoing = _Outgoing(send, identity, twice=path.startswith("/v1/messages"))
         service.in_flight += 1
         try:
             refusal = self._refusal(scope)
@@ -124,17 +124,21 @@ class Gate:
 
 
 class _Outgoing:
-    """`send` with the headers that every response has; remembers the status."""
+    """`send` with the headers that every response has; remembers the status.
 
-    def __init__(self, send: Send, identity: bytes) -> None:
+    twice: whether the id goes by the name that Anthropic's clients read, too.
+    """
+
+    def __init__(self, send: Send, identity: bytes, *, twice: bool) -> None:
         self._send = send
-        self._identity = identity
+        names = (b"x-request-id", b"request-id") if twice else (b"x-request-id",)
+        self._own = [(name, identity) for name in names]
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._identity)]
+            message["headers"] = [*message.get("headers", ()), *self._own]
         await self._send(message)
 
 
