@@ -793,7 +793,8 @@ def test_workers_share_a_port_and_what_they_learn(fake, tmp_path):
             assert models == {"say:new"}
 
 
-def test_a_stop_is_not_ready_at_once_and_lets_streams_end(fake, tmp_path):
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_is_not_ready_at_once_and_lets_streams_end(fake, tmp_path, sign):
     fake.requests.clear()
     write(tmp_path / "routes", fake, billing="ok")
     build_index(tmp_path / "routes", tmp_path / "index")
@@ -813,7 +814,7 @@ def test_a_stop_is_not_ready_at_once_and_lets_streams_end(fake, tmp_path):
         while len(fake.requests) < 50 and time.monotonic() < until:
             time.sleep(0.05)
         assert httpx2.get(command.url + "/readyz", trust_env=False).status_code == 200
-        command.process.send_signal(signal.SIGTERM)
+        command.process.send_signal(sign)
         time.sleep(0.3)
         with pytest.raises(httpx2.TransportError):
             httpx2.get(command.url + "/readyz", trust_env=False).raise_for_status()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import anthropic
 import httpx2
@@ -15,9 +16,10 @@ import openai
 import pytest
 from serving import HELLO, PATIENT, STATIC, make_router, serving
 
-from semroute import index
+from semroute import Router, index
 from semroute.access import parse_keys, presented_key
 from semroute.answers import Reading
+from semroute.build import build_index
 from semroute.config import ServeSettings, load_config
 from semroute.errors import ConfigError
 
@@ -568,3 +570,23 @@ def test_two_keys_of_one_name_are_not_taken_for_one(router_of, tmp_path):
     assert done.returncode == 2
     assert "key-1 is a key in SEMROUTE_KEYS and another in" in done.stderr
     assert "a-key-of" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("example", "models"),
+    {
+        "sequential": {"anything at all": "first"},
+        "free-models": {
+            "recommend a film for tonight": "free_a",
+            "how tall is mount everest": "free_a",
+            "prove that there are infinitely many primes": "paid",
+            "find the race condition in this scheduler": "paid",
+        },
+        "cascade": {"my refund is not here yet": "cheap", "write a poem about the sea": "strong"},
+    }.items(),
+)
+def test_the_examples_do_what_they_say(tmp_path, example, models):
+    build_index(Path(__file__).parent.parent / "examples" / example, tmp_path / "index")
+    router = Router.load(tmp_path / "index")
+    assert {prompt: router.route(prompt).model for prompt in models} == models
+    router.close()

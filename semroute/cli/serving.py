@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 from datetime import UTC, datetime
@@ -174,6 +175,9 @@ def _run(config: Config, app: Starlette, listening: socket.socket) -> bool:
             self.should_exit = True
 
     server = Server(config)
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:  # not where nohup ignores it
+        signal.signal(hangup, server.handle_exit)
     server.run(sockets=[listening])
     return server.started
 
