@@ -281,6 +281,15 @@ def error(api: Api, status: int, message: str, *, code: str | None = None, param
     return json.dumps(content).encode()
 
 
+def message_of(body: bytes) -> str | None:
+    """What an error in the shape of these APIs says; None for other bodies."""
+    try:
+        found = json.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+    return found if isinstance(found, str) and found else None
+
+
 def stream_error(api: Api, message: str) -> bytes:
     """The event that ends a stream which failed."""
     if api == "messages":

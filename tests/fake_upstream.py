@@ -245,6 +245,10 @@ class FakeUpstream:
         error = {"error": {"message": f"SECRET of {status}", "type": "x", "code": f"fake_{status}"}}
         return await exchange.json(error, int(status), given)
 
+    async def _slow_status(self, exchange, seconds, status) -> bool:
+        await asyncio.sleep(float(seconds))
+        return await self._status(exchange, status)
+
     async def _too_long(self, exchange) -> bool:
         error = {"error": {"message": "maximum context length", "code": "context_length_exceeded"}}
         return await exchange.json(error, 400)

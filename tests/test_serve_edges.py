@@ -505,6 +505,21 @@ def test_an_answer_that_is_no_stream_becomes_one(router_of, fake, seconds):
         other.close()
 
 
+@pytest.mark.parametrize(("seconds", "status"), [("0", 400), ("0.3", 200)], ids=["at-once", "after-comments"])
+def test_a_refusal_of_a_held_stream_says_why(router_of, seconds, status):
+    mode = f"slow-status:{seconds}:400"
+    router = router_of(mode, "say:up", billing=rising(mode, "say:up"))
+    with serving(router, settings=ServeSettings(**PATIENT, **HELD)) as served:
+        response = served.ask(stream=True)
+        assert response.status_code == status
+        assert "SECRET of 400" in response.text  # what a model says of a bad request is for its sender
+        assert response.text.startswith(": waiting") == (status == 200)
+        client = openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.APIError, match="SECRET of 400"):
+            list(client.chat.completions.create(model="semroute/auto", messages=HELLO, stream=True))
+        client.close()
+
+
 def test_tool_calls_of_an_answer_that_is_no_stream_arrive_too():
     from semroute.server.restream import as_stream
 

@@ -240,7 +240,7 @@ class Completion:
                     body, kind = as_stream(self._api, body, usage=plan.call.wants_usage), _EVENTS
                 elif response.started:
                     response.failed = True
-                    body = wire.stream_error(self._api, "The model refused.")
+                    body = wire.stream_error(self._api, wire.message_of(body) or "The model refused.")
             if not response.started:
                 headers = plan.headers(answer.model)
                 if body is not None:
