@@ -250,6 +250,21 @@ def test_a_new_index_brings_its_settings_of_serving(router_of, tmp_path):
         assert eventually(lambda: served.ask(text=long).status_code == 200)
 
 
+def test_budgets_that_come_with_a_new_index_are_shared_too(router_of, tmp_path):
+    cards = {"ok": {"prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0}}  # 12 dollars an answer
+    router = router_of("ok", cards=cards, log={"store": f"sqlite:{tmp_path / 'log.db'}"})
+    folder = tmp_path / "routes" / "index"
+    index.save(router.index, folder)
+    with serving(router, settings=None, watch=folder) as served:
+        clients = {"*": {"usd_per_day": 30}}
+        rebuilt(tmp_path, lambda settings: settings.update(serve={"clients": clients}))
+        assert eventually(lambda: served.metric("semroute_reloads_total", outcome="taken"))
+        assert [served.ask().status_code for _ in range(4)] == [200, 200, 200, 429]
+        time.sleep(1.5)  # it is shared every second
+        with serving(Router.load(folder), settings=None) as other:
+            assert other.ask().status_code == 429
+
+
 def test_a_folder_of_anything_is_refused_and_the_next_index_taken(router_of, tmp_path):
     router = router_of("ok", "say:new")
     folder = tmp_path / "routes" / "index"
@@ -552,6 +567,17 @@ def test_feedback_does_not_contradict_itself_or_echo_a_long_id(router_of):
             response = served.post(body, "/v1/feedback")
             assert response.status_code == 400
             assert len(response.content) < 1_000
+
+
+def test_feedback_names_the_field_of_its_own_that_is_wrong(router_of, tmp_path):
+    store = {"store": f"sqlite:{tmp_path / 'outcomes.db'}"}
+    with serving(router_of("ok", escalations=store)) as served:
+        identity = served.ask().headers["x-semroute-id"]
+        response = served.post({"id": identity, "to": "nobody"}, "/v1/feedback")
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "to")
+        assert (
+            served.post({"decision_id": None, "id": identity, "score": 1}, "/v1/feedback").status_code == 200
+        )
 
 
 def test_a_comment_in_a_file_of_keys_is_no_key():

@@ -30,14 +30,8 @@ class Budgets:
     def __init__(
         self, clients: Mapping[str, ClientLimits], open_spending: Callable[[], Spending] | None = None
     ) -> None:
-        self._clients = clients
-        limited = any(limits.usd_per_day is not None for limits in clients.values())
-        if limited and open_spending is None:
-            _log.warning(
-                "Budgets are counted by each process alone, and begin anew with it: "
-                "name a store under `log:` or `escalations:` to share them."
-            )
-        self._open = open_spending if limited else None
+        self._opens = open_spending
+        self._open: Callable[[], Spending] | None = None
         self._spending: Spending | None = None
         self._day = 0
         self._shared: dict[str, float] = {}  # by all, as the store had it last
@@ -45,10 +39,19 @@ class Budgets:
         self._failing = False
         self._turn = asyncio.Lock()
         self._sharing: asyncio.Future[None] | None = None
+        self.limit(clients)
 
     def limit(self, clients: Mapping[str, ClientLimits]) -> None:
         """Other limits from now on; what was spent is spent."""
         self._clients = clients
+        if not any(limits.usd_per_day is not None for limits in clients.values()):
+            return
+        if self._opens is None:
+            _log.warning(
+                "Budgets are counted by each process alone, and begin anew with it: "
+                "name a store under `log:` or `escalations:` to share them."
+            )
+        self._open = self._opens
 
     def limits_of(self, owner: str | None) -> ClientLimits:
         """The limits of a client; raises BadRequest where the budget of the day is spent."""
@@ -70,8 +73,8 @@ class Budgets:
         counts[client] = counts.get(client, 0.0) + usd
 
     async def keep_sharing(self) -> None:
-        """Share every second."""
-        while self._open is not None:
+        """Share every second, where anybody has a budget."""
+        while True:
             await self.share()
             await asyncio.sleep(_SHARED_EVERY_S)
 

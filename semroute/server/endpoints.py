@@ -122,7 +122,7 @@ class Endpoints:
     async def feedback(self, asked: Asked) -> Reply:
         """How good the model of a decision was, or which one was needed in its place."""
         fields = wire.read_body(asked.raw).fields
-        identity = fields.get("decision_id", fields.get("id"))
+        identity = fields.get("decision_id") or fields.get("id")
         score, to, why, by = (fields.get(key) for key in ("score", "to", "why", "by"))
         if not isinstance(identity, str) or not 0 < len(identity) <= _LONGEST_ID:
             raise BadRequest(400, "`id` must be the id of a decision (x-semroute-id).", param="id")
@@ -144,7 +144,9 @@ class Endpoints:
         except UnknownDecision as error:
             raise BadRequest(404, str(error), code="unknown_decision", param="id") from None
         except OutcomeInvalid as error:
-            raise BadRequest(400, str(error), param=error.field) from None
+            # The model that is not declared is the one that the caller names.
+            param = "to" if error.field in ("model", "escalated_to") else error.field
+            raise BadRequest(400, str(error), param=param) from None
         except QuotaExceeded as error:
             raise BadRequest(429, str(error), code="quota_exceeded", retry_after=3_600) from None
         except OutcomeConflict as error:
