@@ -48,7 +48,7 @@ async def read_body(scope: Scope, receive: Receive, settings: ServeSettings) -> 
     """The body. Raises BadRequest when it is too long, too slow or compressed, and Gone."""
     encodings = {value.strip().lower() for name, value in scope["headers"] if name == b"content-encoding"}
     if encodings - {b"", b"identity"}:
-        raise BadRequest(415, "The body is compressed; send it as it is.", code="unsupported_encoding")
+        raise BadRequest(400, "The body is compressed; send it as it is.", code="unsupported_encoding")
     try:
         async with asyncio.timeout(settings.body_s):
             return await _whole_body(receive, int(settings.max_body_mb * 1e6))
