@@ -11,9 +11,23 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import httpcore2
+
+
+@dataclass(slots=True)
+class Wire:
+    """What became of a request: whether a connection was made for it, and whether a byte came back."""
+
+    connected: bool = False
+    answered: bool = False
+
+
+WIRE: ContextVar[Wire | None] = ContextVar("semroute_wire", default=None)
+"""The request that the running task sends, where somebody wants to know."""
 
 _HIGH_WATER = 256 << 10  # bytes that wait to be read before the peer is held back
 
@@ -31,6 +45,8 @@ class Backend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         """A stream to `host`. Raises ConnectTimeout or ConnectError."""
         loop = asyncio.get_running_loop()
+        if (wire := WIRE.get()) is not None:
+            wire.connected = True
         try:
             async with asyncio.timeout(timeout):
                 _, protocol = await loop.create_connection(_Protocol, host, port)
@@ -120,6 +136,8 @@ class _Stream(httpcore2.AsyncNetworkStream):
             finally:
                 protocol.reading = None
         if protocol.received:
+            if (wire := WIRE.get()) is not None:
+                wire.answered = True
             return protocol.take(max_bytes)
         if protocol.error is not None:
             raise httpcore2.ReadError(type(protocol.error).__name__)

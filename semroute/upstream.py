@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 from urllib.parse import quote, urlsplit
 
 import httpcore2
@@ -32,7 +32,7 @@ from semroute import cascade, wire
 from semroute.answers import Reading
 from semroute.config import Api, Cascade, ModelCard, ServeSettings
 from semroute.health import Clock, Health, RetryBudget
-from semroute.network import Backend
+from semroute.network import WIRE, Backend, Wire
 from semroute.sse import Event, EventSplitter, EventTooLong
 
 _log = logging.getLogger("semroute.serve")
@@ -582,24 +582,20 @@ class _Exchange:
         if self._upstream.lacks_key:
             raise _Failed("its key is not set", at_once=True)
         url, headers, body = self._upstream.request(self._call, self._more)
-        fresh = False
-
-        async def trace(name: str, _: Any) -> None:
-            nonlocal fresh
-            fresh = fresh or name == "connection.connect_tcp.started"
-
         settings = self._settings
         timeout = {"connect": settings.connect_s, "pool": settings.connect_s, "write": settings.stall_s}
-        extensions = {"timeout": timeout, "trace": trace}
+        extensions = {"timeout": timeout}
         request = httpcore2.Request("POST", url, headers=headers, content=body, extensions=extensions)
         wait = settings.first_content_s if self._call.stream else settings.answer_s
+        wire = Wire()
+        token = WIRE.set(wire)
         try:
             async with asyncio.timeout(self._left(wait)):
                 try:
                     response = await self._pool.handle_async_request(request)
-                except (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError) as error:
+                except (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError):
                     # A kept connection that was closed just before: nobody has read the request.
-                    if fresh or not _says_nothing(error):
+                    if wire.connected or wire.answered:
                         raise
                     response = await self._pool.handle_async_request(request)
         except TimeoutError:
@@ -608,6 +604,8 @@ class _Exchange:
             raise _Failed("no free connection") from None
         except _BROKEN as error:
             raise _Failed(f"no connection ({type(error).__name__})") from None
+        finally:
+            WIRE.reset(token)
         self._response = response
         self._chunks = response.aiter_stream()
         return response
@@ -786,11 +784,6 @@ class _Exchange:
             attempt.completion_tokens = reading.completion_tokens or reading.deltas
             attempt.usd = self._upstream.card.usd(attempt.prompt_tokens, attempt.completion_tokens)
         self._observer.attempted(attempt)
-
-
-def _says_nothing(error: Exception) -> bool:
-    """Whether the connection broke before a byte of the answer had come."""
-    return not isinstance(error, httpcore2.RemoteProtocolError) or "without sending a response" in str(error)
 
 
 def _retry_after(headers: Mapping[bytes, bytes]) -> float | None:

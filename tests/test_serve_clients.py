@@ -288,6 +288,9 @@ def test_a_request_is_sent_again_only_on_a_connection_that_was_kept(chain, fake)
         assert served.ask("reset").status_code == 503  # on a new connection there is nothing to mend
         assert served.ask("half-head").status_code == 503
         assert fake.models()[3:] == ["reset", "half-head"]
+        served.ask("ok")
+        assert served.ask("half-head").status_code == 503  # on a kept one too: it had begun to answer
+        assert fake.models()[5:] == ["ok", "half-head"]
 
 
 # Bodies and headers -------------------------------------------------------------------------------------------
