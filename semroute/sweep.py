@@ -226,15 +226,18 @@ def measured(
     draws: one stands for these prompts, the other for as many new ones. `folds` has (n,) for a state in which
     every fold was decided by a model or a limit of its own: what the folds differ by beyond chance is what
     the one that is used may differ by, and widens the interval.
+
+    Of a share that is all or nothing no draw differs: then as many failures as may be among new prompts when
+    none was among these, by Jeffreys' prior (beta-binomial).
     """
     draws = np.split(_draws(np.hstack(states), groups), len(states), axis=1)
     return [
-        {name: _figure(state, ratio, ratio.of(drawn), own_folds) for name, ratio in figures.items()}
+        {name: _figure(state, ratio, ratio.of(drawn), own_folds, groups) for name, ratio in figures.items()}
         for state, drawn, own_folds in zip(states, draws, folds, strict=True)
     ]
 
 
-def _figure(state: Floats, ratio: Ratio, drawn: Floats, folds: Rows | None) -> Figure:
+def _figure(state: Floats, ratio: Ratio, drawn: Floats, folds: Rows | None, groups: Rows) -> Figure:
     value = float(ratio.of(state.sum(axis=0)[None])[0])
     drawn = drawn[~np.isnan(drawn)]
     if np.isnan(value) or len(drawn) == 0:
@@ -245,7 +248,17 @@ def _figure(state: Floats, ratio: Ratio, drawn: Floats, folds: Rows | None) -> F
         apart = apart + spread * np.random.default_rng(_SEED).standard_normal(len(apart))
     ends = value + np.quantile(apart, [0.5 - LEVEL / 2.0, 0.5 + LEVEL / 2.0])
     low, high = np.clip(ends, ratio.low, ratio.high)
+    if (ratio.low, ratio.high) == (0.0, 1.0) and value in (0.0, 1.0):
+        unseen = _unseen(len(np.unique(groups[state[:, ratio.denominator] > 0.0])))
+        low, high = (min(low, 1.0 - unseen), high) if value == 1.0 else (low, max(high, unseen))
     return Figure(value, float(low), float(high))
+
+
+def _unseen(count: int) -> float:
+    """The share of `count` new prompts that may differ, where none of as many did."""
+    generator = np.random.default_rng(_SEED)
+    rates = generator.beta(0.5, count + 0.5, _DRAWS)
+    return float(np.quantile(generator.binomial(count, rates), LEVEL)) / count
 
 
 def _draws(state: Floats, groups: Rows) -> Floats:

@@ -76,6 +76,7 @@ _ARBITER = "arbiter"  # asked by its own bounds of the confidence: neither that 
 _BATCH = 512  # prompts routed together
 _SHOWN = 12
 _MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04)  # above the floor, to reach it on new prompts
+_ALIKE = 0.005  # of figures that tell the same story
 _FEW = 100  # prompts below which an interval says little
 
 _SERVED_IN_SCOPE, _SERVED, _RIGHT_SERVED, _RIGHT, _IN_SCOPE, _CASES, _REFUSED_OUT, _OUT = range(8)
@@ -234,7 +235,8 @@ class Tuning:
     promised: the same setting as it will do on new prompts: picked without each fold, measured on it.
     now: the settings as they are. shown: about a dozen points of the curve, the chosen one among them.
     measures: those of the field (see `measures`) that the curve has, by name; none of labelled prompts.
-    notes: sentences about what was left out or assumed. gains: whether the promise is better than what is in
+    notes: sentences about what was left out or assumed. takes_effect: whether the setting moves any decision
+    as things are; without a store no outcome does. gains: whether the promise is better than what is in
         force; where it is not, nothing should be changed.
     """
 
@@ -249,6 +251,7 @@ class Tuning:
     curve: Curve
     notes: tuple[str, ...]
     gains: bool = True
+    takes_effect: bool = True
     measures: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -432,7 +435,8 @@ def tune_models(router: Router, graded: Crossfitted, *, setting: str | None = No
         )
     if graded.ungraded:
         notes.append(f"left out of the choice, for want of any grade: {', '.join(graded.ungraded)}")
-    if settings.escalations is None or settings.escalations.store is None:
+    stored = settings.escalations is not None and settings.escalations.store is not None
+    if not stored:
         notes.append(
             "the settings name no store: name one under `escalations:`, build, and `semroute escalations "
             "import` the grades, or no outcome moves a decision"
@@ -453,7 +457,7 @@ def tune_models(router: Router, graded: Crossfitted, *, setting: str | None = No
     in_force = _in_force(router.index.config, setting)
     figures = {**MODEL_FIGURES, **_figures_of_time(goal)}
     found = _tuned(setting, sweep, figures, goal, groups, now, notes, in_force)
-    return replace(found, measures=_measures(choices, found.curve))
+    return replace(found, measures=_measures(choices, found.curve), takes_effect=stored)
 
 
 def _measures(choices: Choices, curve: Curve) -> dict[str, float]:
@@ -699,8 +703,17 @@ def _tuned(
     gains = len(curve) > 1 and not _does_no_worse(present, promise, goal)
     if len(curve) == 1:
         notes.append(f"none of these prompts is moved by any value of {setting}")
-    elif not gains:
-        notes.append("the settings as they are do no worse than what is promised: there is nothing to gain")
+    elif not gains and found.reached:
+        notes.append(
+            "the marked point is the best on these very prompts, which flatters it; on new ones the settings "
+            "as they are do no worse than what is promised: there is nothing to gain"
+        )
+    if promise[goal.most].value > chosen.figures[goal.most].value + _ALIKE:
+        most = goal.most.replace("_", " ")
+        notes.append(
+            f"picked without a fifth, the points had more {most} than the one that is marked has on all of "
+            "these prompts: do not count on more than that"
+        )
     if len(folds) < _FEW:
         notes.append(f"only {counted(len(folds), 'prompt')}: the intervals are wide; more would narrow them")
     return Tuning(

@@ -324,6 +324,12 @@ def _gap(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1g}"
 
 
+def _whose(vote: Vote) -> str:
+    """The route of the nearest utterance, where it is not the best one."""
+    route = vote.neighbors[0].route
+    return "" if route == vote.best else f", of {route!r},"
+
+
 def judge(vote: Vote, limits: Limits) -> Verdict:
     """Accept the best route of `vote`, or say which limit it missed and by how much."""
     if vote.best is None or vote.similarity is None:
@@ -355,5 +361,5 @@ def judge(vote: Vote, limits: Limits) -> Verdict:
         accepted=True,
         reason="match",
         detail=f"{vote.best!r} has confidence {vote.confidence:.3f}, {vote.margin:.3f} before the next; "
-        f"the nearest utterance is at distance {distance:.3f}.",
+        f"the nearest utterance{_whose(vote)} is at distance {distance:.3f}.",
     )

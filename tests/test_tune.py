@@ -145,6 +145,16 @@ def test_a_figure_without_anything_is_none():
     assert np.isnan(found["a"]).all()
 
 
+@pytest.mark.parametrize(("value", "count"), [(1.0, 14), (0.0, 14), (1.0, 2_000)])
+def test_all_or_nothing_is_no_certainty(value, count):
+    """Of 14 prompts all right, one in six of 14 new ones may be wrong; of 2,000, hardly any."""
+    state = np.column_stack([np.full(count, value), np.ones(count)])
+    (found,) = measured([state], {"a": Ratio(0, 1)}, np.arange(count), [None])
+    width = found["a"].high - found["a"].low
+    assert found["a"].value == value and value in (found["a"].low, found["a"].high)
+    assert 2 / 14 <= width <= 5 / 14 if count == 14 else 0.0 < width < 0.005
+
+
 def test_intervals_hold_on_new_prompts():
     """Two figures of 400 prompts hold together on 400 new ones in 95 of 100 cases, and surely in 85."""
     generator, held = np.random.default_rng(5), 0
@@ -850,6 +860,27 @@ def test_every_setting_of_the_vote_is_written_at_its_mark(router, semroute, tmp_
     assert semroute("build").returncode == 0
     there = json.loads(semroute("tune", "--cases", "cases.jsonl", "--setting", setting, "--json").stdout)
     assert there["now"]["accuracy"]["value"] >= found["now"]["accuracy"]["value"]
+
+
+def test_nothing_is_written_beside_settings_that_were_not_measured(router, semroute, tmp_path):
+    router()
+    cases = "".join(json.dumps({"prompt": p, "route": r}) + "\n" for p, r in LABELLED)
+    write_settings(tmp_path / "routes", {MIN_CONFIDENCE: 0.9})
+    before = (tmp_path / "routes" / "semroute.yaml").read_bytes()
+    options = ("--cases", "cases.jsonl", "--setting", "max_distance")
+    done = semroute("tune", *options, "--write", cases=cases)
+    assert done.returncode == 1 and "run `semroute build` first" in done.stderr
+    assert (tmp_path / "routes" / "semroute.yaml").read_bytes() == before
+    assert semroute("tune", *options).returncode == 0
+
+
+def test_what_would_move_no_decision_is_not_written(models, semroute, tmp_path):
+    models(escalations=None)
+    before = (tmp_path / "routes" / "semroute.yaml").read_bytes()
+    rows = "".join(json.dumps({"prompt": row.prompt, "scores": row.scores}) + "\n" for row in graded())
+    done = semroute("tune", "--outcomes", "rows.jsonl", "--quality", "0.9", "--write", rows=rows)
+    assert done.returncode == 1 and "nothing was written: it would move no decision" in done.stderr
+    assert (tmp_path / "routes" / "semroute.yaml").read_bytes() == before
 
 
 def test_a_weight_of_time_on_the_command_line(models, semroute, tmp_path):

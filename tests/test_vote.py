@@ -350,6 +350,8 @@ def test_a_refusal_names_the_limit_and_by_how_much_it_was_missed():
     pair = fitted(count=2)
     unsure = judge(cast([(0.7, 0), (0.7, 1)], pair, names=NAMES[:2]), Limits(1.0, 0.8)).detail
     assert "'alpha'" in unsure and "0.500" in unsure and "0.300 below min_confidence 0.800" in unsure
+    other = judge(cast([(0.7, 0), (0.69, 1), (0.69, 1)], pair, names=NAMES[:2]), Limits(1.0, 0.0))
+    assert "the nearest utterance, of 'alpha', is at distance 0.300" in other.detail
     torn = judge(cast([(0.7, 0), (0.7, 1)], pair, names=NAMES[:2]), Limits(1.0, 0.2, 0.1)).detail
     assert "0.000 before the next, 0.100 below min_margin 0.100" in torn
 

@@ -165,6 +165,8 @@ def tune(
         refuse("Give one of --quality and --min-quality.")
     key = _key(setting, graded=graded, logged=from_log)
     goal = _goal(quality, min_quality, key)
+    if write:
+        _refuse_stale(routes, index)
     router = Router.load(index, log=False)
     if from_log:
         found = _by_log(router, _log_rows(router, index, log), key, goal)
@@ -172,15 +174,22 @@ def tune(
         found = _by_outcomes(router, outcomes, key, goal, answer_tokens)
     else:
         found = _by_cases(router, cases, key, precision, index, routes)
-    written = _written(found, routes, index) if write and found.reached and found.gains else []
+    good = found.reached and found.gains and found.takes_effect
+    written = _written(found, routes) if write and good else []
     if as_json:
         print_json(found.to_dict() | {"written": [_told(one) for one in written]})
     else:
         print_markup("\n".join(_summary(found)))
-    if write and found.reached:
-        _say_written(found, written)
+    _conclude(found, written, write=write)
+
+
+def _conclude(found: Tuning, written: Sequence[Written], *, write: bool) -> None:
+    """Say what was written, or why nothing was; exits 1 where the floor or an effect is lacking."""
     if not found.reached:
         say(f"[red]no point reaches the floor:[/] {escape(_nearest(found))}")
+    elif write:
+        _say_written(found, written)
+    if not found.reached or (write and not found.takes_effect):
         raise typer.Exit(CHECK_FAILED)
 
 
@@ -188,7 +197,9 @@ def _say_written(found: Tuning, written: Sequence[Written]) -> None:
     for one in written:
         place = f"[bold]{escape(str(one.place))}:[/]"
         say(f"{place} {escape(one.key)}: {_short(one.after)}; `semroute build` next")
-    if not found.gains:
+    if not found.takes_effect:
+        say("nothing was written: it would move no decision; name a store under `escalations:` first")
+    elif not found.gains:
         say("nothing was written: there is nothing to gain")
     elif not written:
         say(f"{escape(found.setting)} is {_short(found.value)} already: nothing was written")
@@ -204,7 +215,8 @@ def _key(setting: str | None, *, graded: bool, logged: bool) -> str | None:
     fitting = (*CHOICES, *(LIMITS if logged else ())) if graded else (*LIMITS, BLEND)
     if key not in fitting:
         what = "outcomes" if graded else "labelled prompts"
-        refuse(f"--setting on {what} is one of {', '.join(fitting)}, not {setting!r}.")
+        names = [name for name, known in _SETTINGS.items() if known in fitting]
+        refuse(f"--setting on {what} is one of {', '.join(names)}, not {setting!r}.")
     return key
 
 
@@ -285,12 +297,21 @@ def _by_log(router: Router, rows: Sequence[Logged], key: str | None, goal: Goal)
     return tune_log(router, rows, setting=key, goal=goal)
 
 
-def _written(found: Tuning, routes: Path, index: Path) -> list[Written]:
+def _refuse_stale(routes: Path, index: Path) -> None:
+    """What was measured with other settings must not be written beside these."""
     from semroute.build import check_index
-    from semroute.edit import write_settings
 
     if check_index(routes, index):
-        say(f"[yellow]warning:[/] {escape(str(index))} was not built from {escape(str(routes))} as it is now")
+        say(
+            f"[red]error:[/] {escape(str(index))} was not built from {escape(str(routes))} as it is now: "
+            "run `semroute build` first, or tune without --write."
+        )
+        raise typer.Exit(CHECK_FAILED)
+
+
+def _written(found: Tuning, routes: Path) -> list[Written]:
+    from semroute.edit import write_settings
+
     return write_settings(routes, {found.setting: found.value})
 
 
