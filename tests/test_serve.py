@@ -8,6 +8,7 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -770,7 +771,10 @@ def test_the_command_serves_takes_a_new_index_and_keeps_the_old_when_the_new_is_
         time.sleep(1.5)
         assert command.ask().headers["x-semroute-model"] == "say:new"
         assert any("The new index is not taken" in line for line in command.log)
-        assert all(json.loads(line)["level"] for line in command.log)
+        lines = [json.loads(line) for line in command.log]
+        assert all(line["level"] for line in lines)
+        assert "server" in {line["event"] for line in lines}
+        assert not any("error" in line["event"] for line in lines)
 
 
 def test_workers_share_a_port_and_what_they_learn(fake, tmp_path):
@@ -846,9 +850,16 @@ def test_the_command_refuses_what_is_not_safe(fake, tmp_path, own_logging):
     for host in ("0.0.0.0", "::", "192.168.0.7"):
         refused = run(cli, [*base, "--host", host], env={"SEMROUTE_KEYS": ""})
         assert refused.exit_code == 2
-        assert "SEMROUTE_KEYS" in refused.stderr
+        assert "SEMROUTE_KEYS or --keys-file" in refused.stderr
     refused = run(cli, [*base, "--keys-file", str(tmp_path / "none")])
     assert refused.exit_code == 2
+    assert f"{tmp_path / 'none'}: no such file or directory." in refused.stderr
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        refused = run(cli, [*base, "--port", port])
+    assert refused.exit_code == 2
+    assert refused.stderr.count(port) == 1
+    assert "address already in use; choose another with --port" in refused.stderr
     with pytest.raises(ConfigError, match="ASCII"):
         run(cli, base, env={"SEMROUTE_KEYS": "a=short"}, catch_exceptions=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from uvicorn import Config
 
 _BACKLOG = 2048
+_SHOWN_AS = {"uvicorn.error": "server"}  # uvicorn's name for its log of everything but requests
 
 
 def register(app: typer.Typer) -> None:
@@ -111,12 +113,13 @@ def _app(
         try:
             listed = parse_keys(keys_file.read_text(encoding="utf-8"), str(keys_file))
         except (OSError, UnicodeDecodeError) as error:
-            refuse(f"The keys could not be read from {keys_file}: {type(error).__name__}.")
+            refuse(f"The keys could not be read from {keys_file}: {_unread(error)}.")
         if twice := sorted(name for name in listed if name in keys and keys[name] != listed[name]):
             refuse(f"{twice[0]} is a key in SEMROUTE_KEYS and another in {keys_file}: name them apart.")
         keys |= listed
     if not keys and not is_loopback(host):
-        refuse(f"{host} can be reached from outside: set SEMROUTE_KEYS, or bind to 127.0.0.1.")
+        cure = "give keys by SEMROUTE_KEYS or --keys-file, or bind to 127.0.0.1"
+        refuse(f"{host} can be reached from outside: {cure}.")
     # A page in a browser can reach this machine under a name of its own; keys it does not have.
     hosts = set(allow_host or ()) | (set() if keys else LOOPBACK_HOSTS)
     return create_app(
@@ -127,6 +130,14 @@ def _app(
         watch=index if reload else None,
         tracer_provider=traces,
     )
+
+
+def _unread(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file of keys cannot be read; nothing of what it holds."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    why = error.strerror or type(error).__name__
+    return f"{why[:1].lower()}{why[1:]}"
 
 
 def _config(app: Starlette, grace: float) -> Config:
@@ -155,7 +166,12 @@ def _bind(host: str, port: int, share: bool) -> socket.socket:
             reuse_port=share,
         )
     except OSError as error:
-        refuse(f"{host}:{port} cannot be bound: {error.strerror or error}.")
+        # Python's own text names the address once more, the system's does not.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+        cure = (
+            "; choose another with --port, 0 for any that is free" if error.errno == errno.EADDRINUSE else ""
+        )
+        refuse(f"{host}:{port} cannot be bound: {why[:1].lower()}{why[1:]}{cure}.")
 
 
 def _url(listening: socket.socket) -> str:
@@ -194,7 +210,7 @@ class _JsonLines(logging.Formatter):
         if record.name == "semroute.access":
             told |= {"event": "request", **json.loads(record.getMessage())}
         else:
-            told |= {"event": record.name, "message": record.getMessage()}
+            told |= {"event": _SHOWN_AS.get(record.name, record.name), "message": record.getMessage()}
             if record.exc_info and record.exc_info[0] is not None:
                 told["error"] = record.exc_info[0].__name__
         return json.dumps(told, ensure_ascii=False)
