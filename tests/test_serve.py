@@ -585,14 +585,55 @@ def test_feedback_moves_what_serves(router_of, fake, tmp_path):
             assert tell(**wrong).status_code == 400
         assert [tell(id=identity, score=1, by="one").status_code for _ in range(7)][-1] == 429
         denied = served.post({"id": identity, "score": 1}, "/v1/feedback", authorization="Bearer client-key")
-        assert denied.status_code == 401
+        assert (denied.status_code, denied.json()["error"]["message"]) == (
+            403,
+            "This key may not give feedback.",
+        )
+        wrong = served.post(
+            {"model": "semroute/auto", "messages": HELLO}, authorization="Bearer feedback-key"
+        )
+        assert (wrong.status_code, wrong.json()["error"]["message"]) == (
+            403,
+            "This key may only give feedback.",
+        )
+        nobody = served.post({"id": identity, "score": 1}, "/v1/feedback", authorization="Bearer nobodys-key")
+        assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-def test_feedback_without_a_store_says_so(router_of):
+def test_feedback_without_a_store_says_what_it_needs_and_that_trying_again_is_in_vain(router_of):
     with serving(router_of("ok")) as served:
         identity = served.ask().headers["x-semroute-id"]
         response = served.post({"id": identity, "score": 1}, "/v1/feedback")
-        assert (response.status_code, response.json()["error"]["code"]) == (503, "store_unavailable")
+        assert (response.status_code, response.json()["error"]["code"]) == (501, "no_store")
+        assert "`escalations: {store: " in response.json()["error"]["message"]
+        assert response.headers["x-should-retry"] == "false"
+        assert "retry-after" not in response.headers
+
+
+def test_feedback_on_a_request_that_named_its_model_says_why_it_is_unknown(router_of, tmp_path):
+    where = f"sqlite:{tmp_path / 'outcomes.db'}"
+    router = router_of("ok", escalations={"store": where}, log={"store": where})
+    with serving(router) as served:
+        identity = served.ask("ok").headers["x-semroute-id"]
+        response = served.post({"id": identity, "score": 1}, "/v1/feedback")
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_decision")
+        assert "names its model itself is no decision" in response.json()["error"]["message"]
+        router.flush()
+        with open_log(where, root=tmp_path) as log:
+            assert list(log.read()) == []
+
+
+def test_feedback_that_nobody_signs_is_the_keys_and_without_keys_one_principals(router_of, tmp_path):
+    router = router_of("ok", escalations={"store": f"sqlite:{tmp_path / 'outcomes.db'}"})
+    with serving(router) as served:
+        for score in (0, 1):
+            identity = served.ask().headers["x-semroute-id"]
+            assert served.post({"id": identity, "score": score}, "/v1/feedback").status_code == 200
+    with serving(router, feedback_keys={"app": "key-of-app"}) as served:
+        identity, key = served.ask().headers["x-semroute-id"], {"authorization": "Bearer key-of-app"}
+        assert served.post({"id": identity, "score": 1}, "/v1/feedback", **key).status_code == 200
+    # Of the two without a name the later counts, as of anybody who says two things of one prompt.
+    assert [outcome.by for outcome in router.memory.outcomes()] == ["client", "app"]
 
 
 def test_feedback_is_about_the_model_that_answered(router_of, tmp_path):

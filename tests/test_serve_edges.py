@@ -455,7 +455,7 @@ def test_every_request_has_its_line_in_the_log(router_of, caplog):
         ("/v1/chat/completions", 401, None),
         ("/v1/chat/completions", 400, "app"),
         ("/v1/route", 200, "app"),
-        ("/v1/feedback", 503, "app"),
+        ("/v1/feedback", 501, "app"),
         ("other", 404, "app"),
         ("/v1/chat/completions", 200, "app"),
     ]

@@ -162,6 +162,8 @@ async def respond_error(
         listed.append((b"retry-after", str(error.retry_after).encode()))
         if error.retry_after > 60:
             listed.append((b"x-should-retry", b"false"))
+    if error.status == 501:  # clients try every 5xx again, and this one will not change
+        listed.append((b"x-should-retry", b"false"))
     if error.status == 408:
         listed.append((b"connection", b"close"))  # what is still to come of the body is not waited for
     if error.status == 401:

@@ -13,6 +13,7 @@ from typing import Any
 
 from semroute import wire
 from semroute.errors import (
+    NoStore,
     OutcomeConflict,
     OutcomeInvalid,
     QuotaExceeded,
@@ -32,6 +33,11 @@ from semroute.wire import BadRequest
 
 _log = logging.getLogger("semroute.serve")
 _LONGEST_ID = 200
+_NO_DECISION = "a request that names its model itself is no decision, so there is none of its id"
+_NO_STORE = (
+    "Feedback needs a store, and semroute.yaml names none: "
+    "write `escalations: {store: sqlite:semroute.db}`, say, and build."
+)
 
 
 def _is_names(value: Any) -> bool:
@@ -121,6 +127,29 @@ class Endpoints:
 
     async def feedback(self, asked: Asked) -> Reply:
         """How good the model of a decision was, or which one was needed in its place."""
+        identity, call = self._judgement(asked)
+        try:
+            outcome = await self._service.books.ask(call)
+        except UnknownDecision as error:
+            raise BadRequest(404, f"{error}; {_NO_DECISION}.", code="unknown_decision", param="id") from None
+        except OutcomeInvalid as error:
+            # The model that is not declared is the one that the caller names.
+            param = "to" if error.field in ("model", "escalated_to") else error.field
+            raise BadRequest(400, str(error), param=param) from None
+        except QuotaExceeded as error:
+            raise BadRequest(429, str(error), code="quota_exceeded", retry_after=3_600) from None
+        except OutcomeConflict as error:
+            raise BadRequest(409, str(error)) from None
+        except NoStore:
+            raise BadRequest(501, _NO_STORE, code="no_store") from None
+        except StoreError as error:
+            _log.warning("Feedback could not be stored: %s", error)
+            message = "The feedback could not be stored; try again later."
+            raise BadRequest(503, message, code="store_unavailable") from None
+        return Reply(200, {"id": outcome, "decision_id": identity})
+
+    def _judgement(self, asked: Asked) -> tuple[str, Callable[[], str]]:
+        """The id of the decision that is judged, and what stores the judgement. Raises BadRequest."""
         fields = wire.read_body(asked.raw).fields
         identity = fields.get("decision_id") or fields.get("id")
         score, to, why, by = (fields.get(key) for key in ("score", "to", "why", "by"))
@@ -132,30 +161,13 @@ class Endpoints:
         who = by or asked.owner or "client"
         if who in OWN_NAMES:
             raise BadRequest(400, f"`by` must not be {who}: that is the router's own.", param="by")
+        router = self._service.router
         if to is not None and score in (None, 0):
-            call = functools.partial(self._service.router.escalate, identity, to=to, by=who, why=why)
-        elif to is None and (level := finite(score)) is not None and 0 <= level <= 1:
-            call = functools.partial(self._service.router.feedback, identity, level, by=who)
-        else:
-            message = "Give a `score` from 0 to 1, or `to`, the model that was needed."
-            raise BadRequest(400, message, param="score")
-        try:
-            outcome = await self._service.books.ask(call)
-        except UnknownDecision as error:
-            raise BadRequest(404, str(error), code="unknown_decision", param="id") from None
-        except OutcomeInvalid as error:
-            # The model that is not declared is the one that the caller names.
-            param = "to" if error.field in ("model", "escalated_to") else error.field
-            raise BadRequest(400, str(error), param=param) from None
-        except QuotaExceeded as error:
-            raise BadRequest(429, str(error), code="quota_exceeded", retry_after=3_600) from None
-        except OutcomeConflict as error:
-            raise BadRequest(409, str(error)) from None
-        except StoreError as error:
-            _log.warning("Feedback could not be stored: %s", error)
-            message = "The feedback could not be stored; try again later."
-            raise BadRequest(503, message, code="store_unavailable") from None
-        return Reply(200, {"id": outcome, "decision_id": identity})
+            return identity, functools.partial(router.escalate, identity, to=to, by=who, why=why)
+        if to is None and (level := finite(score)) is not None and 0 <= level <= 1:
+            return identity, functools.partial(router.feedback, identity, level, by=who)
+        message = "Give a `score` from 0 to 1, or `to`, the model that was needed."
+        raise BadRequest(400, message, param="score")
 
     async def healthz(self, _: Asked) -> Reply:
         """The process answers."""

@@ -116,9 +116,14 @@ class Gate:
         if not keys:
             return None
         presented = access.presented_key(scope["headers"])
-        scope["semroute.owner"] = keys.owner(presented)
-        if scope["semroute.owner"] is not None:
+        owner = keys.owner(presented)
+        elsewhere = (self._keys if is_feedback else self._feedback_keys).owner(presented)
+        scope["semroute.owner"] = owner or elsewhere  # the log says whose key it was, refused or not
+        if owner is not None:
             return None
+        if elsewhere is not None:
+            said = "This key may not give feedback." if is_feedback else "This key may only give feedback."
+            return BadRequest(403, said, code="wrong_key")
         said = "The request has no API key." if presented is None else "This API key is not known."
         return BadRequest(401, said, code="invalid_api_key")
 
