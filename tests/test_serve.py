@@ -480,17 +480,17 @@ def unsure(router_of, arbiter, cards, **more):
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason", "model"),
+    ("answer", "reason", "model", "said"),
     [
-        ('say:{"route": "coding"}', "arbiter", "say:code"),
-        ('say:Sure! {"route": null}', "arbiter", "ok"),
-        ('say:{"route": "nonsense"}', "low_confidence", "ok"),
-        ("say:coding", "low_confidence", "ok"),
-        ("slow:1", "low_confidence", "ok"),
-        ("status:500", "low_confidence", "ok"),
+        ('say:{"route": "coding"}', "arbiter", "say:code", "The arbiter picked 'coding'."),
+        ('say:Sure! {"route": null}', "arbiter", "ok", "The arbiter picked none of the routes."),
+        ('say:{"route": "nonsense"}', "low_confidence", "ok", "The arbiter's answer was of no use."),
+        ("say:coding", "low_confidence", "ok", "The arbiter's answer was of no use."),
+        ("slow:1", "low_confidence", "ok", "The arbiter did not answer."),
+        ("status:500", "low_confidence", "ok", "The arbiter did not answer."),
     ],
 )
-def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, reason, model):
+def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, reason, model, said):
     cards = {answer: {"capabilities": ["json"], "prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0}}
     router = unsure(router_of, answer, cards)
     chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 0.3}
@@ -498,6 +498,7 @@ def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, re
         text = "my invoice function has a bug"
         told = served.post({"prompt": text}, "/v1/route").json()
         assert (told["reason"], told["model"]) == (reason, model)
+        assert said in told["detail"]
         assert [request.json["model"] for request in fake.requests] == [answer]
         response = served.ask(text=text)
         assert (response.headers["x-semroute-reason"], response.headers["x-semroute-model"]) == (

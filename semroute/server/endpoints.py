@@ -8,10 +8,12 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
-from semroute import wire
+from semroute import arbiter, wire
+from semroute.decision import Decision
 from semroute.errors import (
     NoStore,
     OutcomeConflict,
@@ -102,6 +104,11 @@ class Endpoints:
             weights, models = self._service.choice(model)
             request |= {"weights": weights} if weights is not None else {}
             request |= {"models": models} if models else {}
+        is_logged = fields.get("log", True)
+        if not isinstance(is_logged, bool):
+            raise BadRequest(400, "`log` must be true or false.", param="log")
+        if not is_logged:
+            return _decided(await self._tried(prompt, request))
         if self._service.settings.arbiter is not None:
             self._service.budgets.limits_of(asked.owner)  # it costs
         aside = Aside(self._service, asked.owner, asked.trace)
@@ -109,7 +116,15 @@ class Endpoints:
         asked.trace.decided(decision)
         for attempt in aside.attempts:
             self._service.called(decision, attempt)
-        return Reply(200, decision.to_dict(), tuple(described(decision, decision.id, decision.model)))
+        return _decided(decision)
+
+    async def _tried(self, prompt: Any, request: Mapping[str, Any]) -> Decision:
+        """A decision that nobody else hears of, and that costs nothing."""
+        decision = await self._service.decide(prompt, request, tell=False)
+        chooser = self._service.settings.arbiter
+        if chooser is not None and arbiter.is_grey(decision, chooser):
+            return replace(decision, detail=f"{decision.detail} The arbiter would be asked.".lstrip())
+        return decision
 
     def _asked_beside(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The keywords of `Router.route` in a body. Raises BadRequest for one that is not what it must be."""
@@ -219,6 +234,10 @@ def _page() -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
     policy += b"'sha256-%s'" % digest
     shut = b"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     return html, ((b"content-security-policy", policy + shut), (b"referrer-policy", b"no-referrer"))
+
+
+def _decided(decision: Decision) -> Reply:
+    return Reply(200, decision.to_dict(), tuple(described(decision, decision.id, decision.model)))
 
 
 def _model_entry(name: str, owner: str) -> dict[str, Any]:

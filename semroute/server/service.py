@@ -8,6 +8,7 @@ import logging
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,10 @@ class Service:
         until = time.monotonic() + chooser.patience_s
         answer = await self.upstreams.ask(chooser.model, body, until, observer, "arbiter")
         found, route = arbiter.picked(answer or "", names)
-        return self.router.settled(decision, route, prompt, **asked) if found else decision
+        if found:
+            return self.router.settled(decision, route, prompt, **asked)
+        said = "The arbiter did not answer." if answer is None else "The arbiter's answer was of no use."
+        return replace(decision, detail=f"{decision.detail} {said}".lstrip())
 
     def cascade_of(self, decision: Decision) -> Cascade | None:
         """The cascade of the route that serves."""
