@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semroute.cli.output import IndexOption, print_json, print_line, refuse
-from semroute.errors import install_extra
+from semroute.errors import THE_SETTINGS, ConfigError, Problem, install_extra
 from semroute.tracing import provider_of_environment
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from starlette.applications import Starlette
     from uvicorn import Config
+
+    from semroute.router import Router
 
 _BACKLOG = 2048
 _SHOWN_AS = {"uvicorn.error": "server"}  # uvicorn's name for its log of everything but requests
@@ -120,16 +123,39 @@ def _app(
     if not keys and not is_loopback(host):
         cure = "give keys by SEMROUTE_KEYS or --keys-file, or bind to 127.0.0.1"
         refuse(f"{host} can be reached from outside: {cure}.")
+    router = Router.load(index)
+    _check_clients(router, index, keys)
     # A page in a browser can reach this machine under a name of its own; keys it does not have.
     hosts = set(allow_host or ()) | (set() if keys else LOOPBACK_HOSTS)
     return create_app(
-        Router.load(index),
+        router,
         keys=keys,
         feedback_keys=parse_keys(os.environ.get("SEMROUTE_FEEDBACK_KEYS", ""), "SEMROUTE_FEEDBACK_KEYS"),
         hosts=hosts or None,
         watch=index if reload else None,
         tracer_provider=traces,
     )
+
+
+def _check_clients(router: Router, index: Path, keys: Collection[str]) -> None:
+    """Raise ConfigError where limits are for a client without a key: they would hold for nobody."""
+    from semroute.server.budgets import strangers
+    from semroute.sources import read_folder
+
+    serve = router.index.config.settings.serve
+    unknown = {} if serve is None else strangers(serve.clients, keys)
+    if not unknown:
+        return
+    written = read_folder(index.parent / "routes")[0].settings  # where the index has no places of its own
+    problems = []
+    for name, message in unknown.items():
+        place = ("serve", "clients", name)
+        if written is not None and written.get(*place) is not None:
+            problems.append(written.problem(message, *place, key=True))
+        else:
+            problems.append(Problem(THE_SETTINGS, 0, 0, f"serve.clients: {message}"))
+    router.close()
+    raise ConfigError(tuple(problems))
 
 
 def _unread(error: OSError | UnicodeDecodeError) -> str:
