@@ -1083,16 +1083,99 @@ def test_the_page_says_whose_key_is_missing_and_what_became_of_each_attempt(rout
 
 
 def test_the_page_asks_for_a_key_where_there_is_one(router_of, browser):
-    with serving(router_of("ok"), keys={"me": "key-of-mine"}) as served:
+    keys = {"keys": {"me": "key-of-mine"}, "feedback_keys": {"f": "key-of-feedback"}}
+    with serving(router_of("ok"), **keys) as served:
         assert served.get("/live").status_code == 401
         browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
         until = time.monotonic() + 5
         while "asks for a key" not in browser.value("document.body.innerText") and time.monotonic() < until:
             time.sleep(0.05)
-        browser.value("document.getElementById('secret').value = 'key-of-mine'")
-        browser.value("document.querySelector('#key button').click()")
-        until = time.monotonic() + 5
-        while "up for" not in browser.value("document.body.innerText") and time.monotonic() < until:
-            time.sleep(0.05)
-        assert "up for" in browser.value("document.body.innerText")
+        # Figures that are no figures, and fields that lead nowhere, are not shown.
+        hidden = "document.querySelectorAll('.cards, section, #prompt').values().every(one => !one.checkVisibility())"
+        assert browser.value(hidden)
+        for wrong, said in (
+            ("key-of-nobody", "This API key is not known."),
+            ("key-of-feedback", "This key may only give feedback."),
+        ):
+            present(browser, wrong)
+            assert eventually(browser, f"document.getElementById('refused').innerText === {json.dumps(said)}")
+            assert browser.value(hidden)
+        present(browser, "key-of-mine")
+        assert eventually(browser, "document.body.innerText.includes('up for')")
+        assert browser.value("document.getElementById('prompt').checkVisibility()")
+        assert browser.value("document.getElementById('refused').checkVisibility()") is False
+        assert eventually(browser, "document.querySelectorAll('#chart path').length") == 8
         quiet(browser)
+
+
+def present(browser, key):
+    browser.value(f"document.getElementById('secret').value = {json.dumps(key)}")
+    browser.value("document.querySelector('#key button').click()")
+
+
+def test_the_page_lists_refusals_and_says_why_none_answered(router_of, browser):
+    cards = {"ok": {"prompt_usd_per_1m": 1e4}, "status:500": {"prompt_usd_per_1m": 1}}
+    clients = {"cheap": {"max_usd_per_1m": 0.5}, "poor": {"usd_per_day": 0}}
+    settings = ServeSettings.model_validate(PATIENT | {"clients": clients})
+    keys = {name: f"key-of-{name}" for name in ("app", "cheap", "poor")}
+    router = router_of("ok", "status:500", billing={"model": "status:500"}, cards=cards)
+    hello = {"model": "semroute/auto", "messages": HELLO}
+    with serving(router, settings=settings, keys=keys) as served:
+
+        def ask(body, key, path="/v1/chat/completions"):
+            return served.post(body, path, authorization=f"Bearer {key}").status_code
+
+        assert [ask(hello, "nobodys-key-SECRET") for _ in range(3)] == [401] * 3
+        assert ask(b"{", keys["app"]) == 400
+        assert ask(hello, keys["cheap"]) == 403
+        assert ask(hello, keys["poor"]) == 429
+        assert ask({**hello, "max_tokens": 9}, keys["app"], "/v1/messages") == 404
+        assert ask({"model": "status:500", "messages": HELLO}, keys["app"]) == 503
+        assert ask({"model": "ok", "messages": HELLO}, keys["app"]) == 200
+        assert ask(b"{", keys["app"], "/v1/messages/count_tokens") == 400  # asks for no answer
+        live = served.get("/live", authorization=f"Bearer {keys['app']}").json()
+        assert [(one["status"], one["key"], one["model"], one["times"]) for one in live["recent"]] == [
+            (200, "app", "ok", 1),
+            (503, "app", None, 1),
+            (404, "app", None, 1),
+            (429, "poor", None, 1),
+            (403, "cheap", None, 1),
+            (400, "app", None, 1),
+            (401, None, None, 3),
+        ]
+        assert "key-of-" not in json.dumps(live) and "SECRET" not in json.dumps(live)
+        assert live["today"]["requests"] == 1
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
+        present(browser, keys["app"])
+        assert eventually(browser, "document.getElementById('recent').rows.length === 7")
+        rows = browser.value(
+            "[...document.getElementById('recent').rows].map(row => [...row.cells].map(one => one.innerText))"
+        )
+        assert [(row[1], row[3], row[7] == "–") for row in rows] == [
+            ("app", "ok", False),
+            ("app", "none answered (503)", True),
+            ("app", "none answered (404)", True),
+            ("poor", "refused (429)", True),
+            ("cheap", "refused (403)", True),
+            ("app", "refused (400)", True),
+            ("–", "refused (401)", True),
+        ]
+        whys = [row[8] for row in rows]
+        assert whys[1] == "status:500: status 500. The client named the model."
+        assert whys[2].startswith("No model here speaks /v1/messages. ")
+        assert whys[3].startswith("The budget of this key is spent")
+        assert whys[5:] == ["The body is not valid JSON.", "This API key is not known. 3 times."]
+        quiet(browser)
+
+
+def test_the_page_says_since_when_it_counts(router_of, browser, monkeypatch):
+    with serving(router_of("ok")) as served:
+        served.ask()
+        live = served.get("/live").json()
+        assert time.time() - 60 < live["today"]["since"] <= time.time()
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
+        assert eventually(browser, "/answers since [0-9]/.test(document.body.innerText)")
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 86_400)
+        assert served.get("/live").json()["today"]["since"] is None  # the process has seen the day begin
+        assert eventually(browser, "document.body.innerText.includes('answers today')")

@@ -122,6 +122,7 @@ def create_app(
                 tracing=Tracing(tracer_provider),
                 paths={*_PATHS, *OPEN, *_SMALL, _COUNT},
                 traced={*_PATHS, "/v1/route"},
+                listed=_PATHS,
             ),
         ],
         exception_handlers={HTTPException: _http_error},

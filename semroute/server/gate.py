@@ -43,8 +43,12 @@ class Gate:
         *,
         paths: Collection[str],
         traced: Collection[str],
+        listed: Collection[str],
     ) -> None:
-        """`paths`: those the metrics tell apart; `traced`: those of which a span is made."""
+        """`paths`: those the metrics tell apart; `traced`: those of which a span is made.
+
+        `listed`: those whose refusals the page shows.
+        """
         self._app = app
         self._service = service
         self._keys = keys
@@ -53,6 +57,7 @@ class Gate:
         self._tracing = tracing
         self._paths = paths
         self._traced = traced
+        self._listed = listed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -78,6 +83,8 @@ class Gate:
         try:
             refusal = self._refusal(scope)
             if refusal is not None:
+                if path in self._listed:
+                    service.live.refuse(refusal.status, refusal.message, scope["semroute.owner"])
                 closing = [(b"connection", b"close")] if refusal.status == 400 else []
                 await respond_error(scope, outgoing, refusal, closing)
             else:
