@@ -1164,6 +1164,7 @@ def test_the_page_lists_refusals_and_says_why_none_answered(router_of, browser):
         assert whys[1] == "status:500: status 500. The client named the model."
         assert whys[2].startswith("No model here speaks /v1/messages. ")
         assert whys[3].startswith("The budget of this key is spent")
+        assert whys[0] == "The client named the model."
         assert whys[5:] == ["The body is not valid JSON.", "This API key is not known. 3 times."]
         quiet(browser)
 
