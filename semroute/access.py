@@ -26,6 +26,11 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the keys are called."""
+        return tuple(name for name, _ in self._digests)
+
     def owner(self, presented: bytes | None) -> str | None:
         """The name of the key that was presented; None where it is none. The time taken tells nothing."""
         if presented is None:

@@ -16,6 +16,7 @@
         |-- QuotaExceeded        this principal has said enough for today
         |-- OutcomeConflict      something else is stored under this id
         |-- StoreUnavailable     cannot be opened, reached or written: driver, path, server, rights
+        |   `-- NoStore              the settings name none
         |-- StoreBusy            others held it for longer than we wait; try again
         |-- StoreCorrupt         it holds what semroute has not written
         `-- StoreMismatch        intact, but not a store of ours or made by a newer semroute
@@ -141,6 +142,10 @@ class OutcomeConflict(StoreError):  # noqa: N818
 
 class StoreUnavailable(StoreError):  # noqa: N818
     """The store cannot be opened, reached or written: a driver, a path, a server or a right is missing."""
+
+
+class NoStore(StoreUnavailable):
+    """The settings name no store of outcomes."""
 
 
 class StoreReplaced(StoreUnavailable):

@@ -15,10 +15,28 @@ if TYPE_CHECKING:
     from semroute.health import Health
 
 _SHOWN = 50
+_NOTHING: dict[str, Any] = {
+    "id": None,
+    "route": None,
+    "model": None,
+    "reason": None,
+    "detail": "",
+    "said": None,
+    "confidence": None,
+    "attempts": [],
+    "failed": False,
+    "ms": None,
+    "usd": 0.0,
+    "times": 1,
+}
+"""A row of which nothing is known but what every request has."""
 
 
 class Live:
-    """The last requests of this process, and what they cost today, by UTC, beside the default for all."""
+    """The last requests of this process, and what they cost today, by UTC, beside the default for all.
+
+    What it counts begins with the process: `since` says when, where that was today.
+    """
 
     def __init__(self) -> None:
         self._recent: deque[dict[str, Any]] = deque(maxlen=_SHOWN)
@@ -35,34 +53,49 @@ class Live:
         settings: Settings,
         *,
         identity: str,
+        key: str | None,
+        model: str | None,
+        said: str | None,
+        failed: bool,
         status: int,
         seconds: float,
     ) -> None:
-        """Note a request that has been served."""
+        """Note a request for which models were asked, or would have been.
+
+        key: the name of the client's key. model: whose answer the client has, good or not. said: what the
+        client was told where no model answered. failed: whether the answer broke off.
+        """
         self._turn()
         usd = sum(attempt.usd or 0.0 for attempt in attempts)
         asked = [one for one in attempts if one.purpose == "answer"]
         given = _given(asked, status)
-        answer = given or (asked[-1] if asked else None)
         if given is not None:
             self._requests += 1
             self._usd += usd
             self._default_usd += _default_usd(given, settings)
         self._recent.appendleft(
-            {
+            _row(status, key, said)
+            | {
                 "id": identity,
-                "time": round(time.time(), 3),
                 "route": None if decision is None else decision.route,
-                "model": None if answer is None else answer.model,
+                "model": model,
                 "reason": None if decision is None else decision.reason,
                 "detail": "The client named the model." if decision is None else decision.detail,
                 "confidence": None if decision is None else round(decision.confidence, 4),
                 "attempts": [f"{one.model}: {one.error or one.outcome}" for one in attempts],
-                "status": status,
+                "failed": failed,
                 "ms": round(seconds * 1e3, 1),
                 "usd": usd,
             }
         )
+
+    def refuse(self, status: int, said: str, key: str | None) -> None:
+        """Note a request that was refused before any model was chosen; the same one again only counts."""
+        row, last = _row(status, key, said), self._recent[0] if self._recent else _NOTHING
+        if last | {"time": 0, "times": 1} == row | {"time": 0}:
+            self._recent[0] = row | {"times": last["times"] + 1}
+        else:
+            self._recent.appendleft(row)
 
     def to_dict(
         self, health: Mapping[str, Health], resting: Mapping[str, bool], keyless: Mapping[str, bool]
@@ -71,7 +104,12 @@ class Live:
         self._turn()
         return {
             "recent": list(self._recent),
-            "today": {"requests": self._requests, "usd": self._usd, "default_usd": self._default_usd},
+            "today": {
+                "requests": self._requests,
+                "usd": self._usd,
+                "default_usd": self._default_usd,
+                "since": self._began if int(self._began) // 86_400 == self._day else None,
+            },
             "uptime_s": round(time.time() - self._began),
             "models": [
                 {
@@ -93,6 +131,10 @@ class Live:
         today = int(time.time()) // 86_400
         if today != self._day:
             self._day, self._requests, self._usd, self._default_usd = today, 0, 0.0, 0.0
+
+
+def _row(status: int, key: str | None, said: str | None) -> dict[str, Any]:
+    return _NOTHING | {"time": round(time.time(), 3), "status": status, "key": key, "said": said}
 
 
 def _given(asked: Sequence[Attempt], status: int) -> Attempt | None:

@@ -399,7 +399,7 @@ class Router:
 
     @property
     def memory(self) -> Memory:
-        """The outcomes this router knows. Raises StoreUnavailable when its settings name no store."""
+        """The outcomes this router knows. Raises NoStore when its settings name none."""
         return self._snapshot.remembering()
 
     def vectors(self, prompts: Sequence[str]) -> Vectors:

@@ -29,9 +29,9 @@ from semroute.errors import (
     ArtifactMismatch,
     EncoderUnavailable,
     EncodingFailed,
+    NoStore,
     OutcomeInvalid,
     SemrouteError,
-    StoreUnavailable,
 )
 from semroute.escalations import OPERATOR, Outcome, estimate, prompt_hash, trend
 from semroute.index import Found, RouteIndex
@@ -347,10 +347,10 @@ class Snapshot:
         )
 
     def remembering(self) -> Memory:
-        """The outcomes. Raises StoreUnavailable when the settings name no store."""
+        """The outcomes. Raises NoStore when the settings name none."""
         if self.memory is None:
             cure = "name one in semroute.yaml, such as escalations: {store: sqlite:semroute.db}, and build"
-            raise StoreUnavailable(f"there is no store of outcomes: {cure}")
+            raise NoStore(f"there is no store of outcomes: {cure}")
         return self.memory
 
     def usd(

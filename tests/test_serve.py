@@ -8,6 +8,7 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -479,17 +480,17 @@ def unsure(router_of, arbiter, cards, **more):
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason", "model"),
+    ("answer", "reason", "model", "said"),
     [
-        ('say:{"route": "coding"}', "arbiter", "say:code"),
-        ('say:Sure! {"route": null}', "arbiter", "ok"),
-        ('say:{"route": "nonsense"}', "low_confidence", "ok"),
-        ("say:coding", "low_confidence", "ok"),
-        ("slow:1", "low_confidence", "ok"),
-        ("status:500", "low_confidence", "ok"),
+        ('say:{"route": "coding"}', "arbiter", "say:code", "The arbiter picked 'coding'."),
+        ('say:Sure! {"route": null}', "arbiter", "ok", "The arbiter picked none of the routes."),
+        ('say:{"route": "nonsense"}', "low_confidence", "ok", "The arbiter's answer was of no use."),
+        ("say:coding", "low_confidence", "ok", "The arbiter's answer was of no use."),
+        ("slow:1", "low_confidence", "ok", "The arbiter did not answer."),
+        ("status:500", "low_confidence", "ok", "The arbiter did not answer."),
     ],
 )
-def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, reason, model):
+def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, reason, model, said):
     cards = {answer: {"capabilities": ["json"], "prompt_usd_per_1m": 1e6, "completion_usd_per_1m": 0}}
     router = unsure(router_of, answer, cards)
     chooser = {"model": answer, "min_confidence": 0.01, "max_confidence": 1.0, "patience_s": 0.3}
@@ -497,6 +498,7 @@ def test_an_arbiter_decides_where_the_vote_is_unsure(router_of, fake, answer, re
         text = "my invoice function has a bug"
         told = served.post({"prompt": text}, "/v1/route").json()
         assert (told["reason"], told["model"]) == (reason, model)
+        assert said in told["detail"]
         assert [request.json["model"] for request in fake.requests] == [answer]
         response = served.ask(text=text)
         assert (response.headers["x-semroute-reason"], response.headers["x-semroute-model"]) == (
@@ -584,14 +586,55 @@ def test_feedback_moves_what_serves(router_of, fake, tmp_path):
             assert tell(**wrong).status_code == 400
         assert [tell(id=identity, score=1, by="one").status_code for _ in range(7)][-1] == 429
         denied = served.post({"id": identity, "score": 1}, "/v1/feedback", authorization="Bearer client-key")
-        assert denied.status_code == 401
+        assert (denied.status_code, denied.json()["error"]["message"]) == (
+            403,
+            "This key may not give feedback.",
+        )
+        wrong = served.post(
+            {"model": "semroute/auto", "messages": HELLO}, authorization="Bearer feedback-key"
+        )
+        assert (wrong.status_code, wrong.json()["error"]["message"]) == (
+            403,
+            "This key may only give feedback.",
+        )
+        nobody = served.post({"id": identity, "score": 1}, "/v1/feedback", authorization="Bearer nobodys-key")
+        assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-def test_feedback_without_a_store_says_so(router_of):
+def test_feedback_without_a_store_says_what_it_needs_and_that_trying_again_is_in_vain(router_of):
     with serving(router_of("ok")) as served:
         identity = served.ask().headers["x-semroute-id"]
         response = served.post({"id": identity, "score": 1}, "/v1/feedback")
-        assert (response.status_code, response.json()["error"]["code"]) == (503, "store_unavailable")
+        assert (response.status_code, response.json()["error"]["code"]) == (501, "no_store")
+        assert "`escalations: {store: " in response.json()["error"]["message"]
+        assert response.headers["x-should-retry"] == "false"
+        assert "retry-after" not in response.headers
+
+
+def test_feedback_on_a_request_that_named_its_model_says_why_it_is_unknown(router_of, tmp_path):
+    where = f"sqlite:{tmp_path / 'outcomes.db'}"
+    router = router_of("ok", escalations={"store": where}, log={"store": where})
+    with serving(router) as served:
+        identity = served.ask("ok").headers["x-semroute-id"]
+        response = served.post({"id": identity, "score": 1}, "/v1/feedback")
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_decision")
+        assert "names its model itself is no decision" in response.json()["error"]["message"]
+        router.flush()
+        with open_log(where, root=tmp_path) as log:
+            assert list(log.read()) == []
+
+
+def test_feedback_that_nobody_signs_is_the_keys_and_without_keys_one_principals(router_of, tmp_path):
+    router = router_of("ok", escalations={"store": f"sqlite:{tmp_path / 'outcomes.db'}"})
+    with serving(router) as served:
+        for score in (0, 1):
+            identity = served.ask().headers["x-semroute-id"]
+            assert served.post({"id": identity, "score": score}, "/v1/feedback").status_code == 200
+    with serving(router, feedback_keys={"app": "key-of-app"}) as served:
+        identity, key = served.ask().headers["x-semroute-id"], {"authorization": "Bearer key-of-app"}
+        assert served.post({"id": identity, "score": 1}, "/v1/feedback", **key).status_code == 200
+    # Of the two without a name the later counts, as of anybody who says two things of one prompt.
+    assert [outcome.by for outcome in router.memory.outcomes()] == ["client", "app"]
 
 
 def test_feedback_is_about_the_model_that_answered(router_of, tmp_path):
@@ -770,7 +813,10 @@ def test_the_command_serves_takes_a_new_index_and_keeps_the_old_when_the_new_is_
         time.sleep(1.5)
         assert command.ask().headers["x-semroute-model"] == "say:new"
         assert any("The new index is not taken" in line for line in command.log)
-        assert all(json.loads(line)["level"] for line in command.log)
+        lines = [json.loads(line) for line in command.log]
+        assert all(line["level"] for line in lines)
+        assert "server" in {line["event"] for line in lines}
+        assert not any("error" in line["event"] for line in lines)
 
 
 def test_workers_share_a_port_and_what_they_learn(fake, tmp_path):
@@ -846,9 +892,16 @@ def test_the_command_refuses_what_is_not_safe(fake, tmp_path, own_logging):
     for host in ("0.0.0.0", "::", "192.168.0.7"):
         refused = run(cli, [*base, "--host", host], env={"SEMROUTE_KEYS": ""})
         assert refused.exit_code == 2
-        assert "SEMROUTE_KEYS" in refused.stderr
+        assert "SEMROUTE_KEYS or --keys-file" in refused.stderr
     refused = run(cli, [*base, "--keys-file", str(tmp_path / "none")])
     assert refused.exit_code == 2
+    assert f"{tmp_path / 'none'}: no such file or directory." in refused.stderr
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        refused = run(cli, [*base, "--port", port])
+    assert refused.exit_code == 2
+    assert refused.stderr.count(port) == 1
+    assert "address already in use; choose another with --port" in refused.stderr
     with pytest.raises(ConfigError, match="ASCII"):
         run(cli, base, env={"SEMROUTE_KEYS": "a=short"}, catch_exceptions=False)
 
@@ -1030,16 +1083,100 @@ def test_the_page_says_whose_key_is_missing_and_what_became_of_each_attempt(rout
 
 
 def test_the_page_asks_for_a_key_where_there_is_one(router_of, browser):
-    with serving(router_of("ok"), keys={"me": "key-of-mine"}) as served:
+    keys = {"keys": {"me": "key-of-mine"}, "feedback_keys": {"f": "key-of-feedback"}}
+    with serving(router_of("ok"), **keys) as served:
         assert served.get("/live").status_code == 401
         browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
         until = time.monotonic() + 5
         while "asks for a key" not in browser.value("document.body.innerText") and time.monotonic() < until:
             time.sleep(0.05)
-        browser.value("document.getElementById('secret').value = 'key-of-mine'")
-        browser.value("document.querySelector('#key button').click()")
-        until = time.monotonic() + 5
-        while "up for" not in browser.value("document.body.innerText") and time.monotonic() < until:
-            time.sleep(0.05)
-        assert "up for" in browser.value("document.body.innerText")
+        # Figures that are no figures, and fields that lead nowhere, are not shown.
+        hidden = "document.querySelectorAll('.cards, section, #prompt').values().every(one => !one.checkVisibility())"
+        assert browser.value(hidden)
+        for wrong, said in (
+            ("key-of-nobody", "This API key is not known."),
+            ("key-of-feedback", "This key may only give feedback."),
+        ):
+            present(browser, wrong)
+            assert eventually(browser, f"document.getElementById('refused').innerText === {json.dumps(said)}")
+            assert browser.value(hidden)
+        present(browser, "key-of-mine")
+        assert eventually(browser, "document.body.innerText.includes('up for')")
+        assert browser.value("document.getElementById('prompt').checkVisibility()")
+        assert browser.value("document.getElementById('refused').checkVisibility()") is False
+        assert eventually(browser, "document.querySelectorAll('#chart path').length") == 8
         quiet(browser)
+
+
+def present(browser, key):
+    browser.value(f"document.getElementById('secret').value = {json.dumps(key)}")
+    browser.value("document.querySelector('#key button').click()")
+
+
+def test_the_page_lists_refusals_and_says_why_none_answered(router_of, browser):
+    cards = {"ok": {"prompt_usd_per_1m": 1e4}, "status:500": {"prompt_usd_per_1m": 1}}
+    clients = {"cheap": {"max_usd_per_1m": 0.5}, "poor": {"usd_per_day": 0}}
+    settings = ServeSettings.model_validate(PATIENT | {"clients": clients})
+    keys = {name: f"key-of-{name}" for name in ("app", "cheap", "poor")}
+    router = router_of("ok", "status:500", billing={"model": "status:500"}, cards=cards)
+    hello = {"model": "semroute/auto", "messages": HELLO}
+    with serving(router, settings=settings, keys=keys) as served:
+
+        def ask(body, key, path="/v1/chat/completions"):
+            return served.post(body, path, authorization=f"Bearer {key}").status_code
+
+        assert [ask(hello, "nobodys-key-SECRET") for _ in range(3)] == [401] * 3
+        assert ask(b"{", keys["app"]) == 400
+        assert ask(hello, keys["cheap"]) == 403
+        assert ask(hello, keys["poor"]) == 429
+        assert ask({**hello, "max_tokens": 9}, keys["app"], "/v1/messages") == 404
+        assert ask({"model": "status:500", "messages": HELLO}, keys["app"]) == 503
+        assert ask({"model": "ok", "messages": HELLO}, keys["app"]) == 200
+        assert ask(b"{", keys["app"], "/v1/messages/count_tokens") == 400  # asks for no answer
+        live = served.get("/live", authorization=f"Bearer {keys['app']}").json()
+        assert [(one["status"], one["key"], one["model"], one["times"]) for one in live["recent"]] == [
+            (200, "app", "ok", 1),
+            (503, "app", None, 1),
+            (404, "app", None, 1),
+            (429, "poor", None, 1),
+            (403, "cheap", None, 1),
+            (400, "app", None, 1),
+            (401, None, None, 3),
+        ]
+        assert "key-of-" not in json.dumps(live) and "SECRET" not in json.dumps(live)
+        assert live["today"]["requests"] == 1
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
+        present(browser, keys["app"])
+        assert eventually(browser, "document.getElementById('recent').rows.length === 7")
+        rows = browser.value(
+            "[...document.getElementById('recent').rows].map(row => [...row.cells].map(one => one.innerText))"
+        )
+        assert [(row[1], row[3], row[7] == "–") for row in rows] == [
+            ("app", "ok", False),
+            ("app", "none answered (503)", True),
+            ("app", "none answered (404)", True),
+            ("poor", "refused (429)", True),
+            ("cheap", "refused (403)", True),
+            ("app", "refused (400)", True),
+            ("–", "refused (401)", True),
+        ]
+        whys = [row[8] for row in rows]
+        assert whys[1] == "status:500: status 500. The client named the model."
+        assert whys[2].startswith("No model here speaks /v1/messages. ")
+        assert whys[3].startswith("The budget of this key is spent")
+        assert whys[0] == "The client named the model."
+        assert whys[5:] == ["The body is not valid JSON.", "This API key is not known. 3 times."]
+        quiet(browser)
+
+
+def test_the_page_says_since_when_it_counts(router_of, browser, monkeypatch):
+    with serving(router_of("ok")) as served:
+        served.ask()
+        live = served.get("/live").json()
+        assert time.time() - 60 < live["today"]["since"] <= time.time()
+        browser.open(SimpleNamespace(as_uri=lambda: served.url + "/"))
+        assert eventually(browser, "/answers since [0-9]/.test(document.body.innerText)")
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 86_400)
+        assert served.get("/live").json()["today"]["since"] is None  # the process has seen the day begin
+        assert eventually(browser, "document.body.innerText.includes('answers today')")

@@ -21,6 +21,7 @@ from semroute.access import parse_keys, presented_key
 from semroute.answers import Reading
 from semroute.build import build_index
 from semroute.config import ServeSettings, load_config
+from semroute.decisionlog import open_log
 from semroute.errors import ConfigError
 
 ALL = {"apis": ["chat", "responses", "messages"]}
@@ -198,6 +199,20 @@ def test_an_arbiter_that_rests_is_not_asked(router_of, fake):
         for _ in range(3):
             assert served.post({"prompt": GREY}, "/v1/route").status_code == 200
         assert fake.models() == [mode]
+
+
+def test_a_decision_that_is_only_tried_is_told_to_nobody_and_costs_nothing(router_of, fake, tmp_path):
+    where = f"sqlite:{tmp_path / 'log.db'}"
+    router, chooser = unsure(router_of, 'say:{"route": null}', log={"store": where})
+    with serving(router, settings=ServeSettings.model_validate(PATIENT | {"arbiter": chooser})) as served:
+        tried = served.post({"prompt": GREY, "log": False}, "/v1/route").json()
+        assert "The arbiter would be asked." in tried["detail"]
+        assert (fake.requests, served.metric("semroute_decisions_total")) == ([], 0)
+        told = served.post({"prompt": GREY, "log": True}, "/v1/route").json()
+        assert (fake.models(), served.metric("semroute_decisions_total")) == (['say:{"route": null}'], 1)
+        assert router.flush()
+    with open_log(where, root=tmp_path) as log:
+        assert [row.id for row in log.read()] == [told["id"]]
 
 
 def test_a_tool_loop_that_goes_on_needs_no_arbiter(router_of, fake):
@@ -386,6 +401,7 @@ def test_a_compressed_body_is_refused_by_name(router_of):
         "step": [5, ["a"]],
         "metadata": [[1], "a"],
         "model": [5],
+        "log": [0, "false"],
         "messages": [5, [5], []],
     }.items(),
 )
@@ -455,7 +471,7 @@ def test_every_request_has_its_line_in_the_log(router_of, caplog):
         ("/v1/chat/completions", 401, None),
         ("/v1/chat/completions", 400, "app"),
         ("/v1/route", 200, "app"),
-        ("/v1/feedback", 503, "app"),
+        ("/v1/feedback", 501, "app"),
         ("other", 404, "app"),
         ("/v1/chat/completions", 200, "app"),
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import signal
 import socket
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semroute.cli.output import IndexOption, print_json, print_line, refuse
-from semroute.errors import install_extra
+from semroute.errors import THE_SETTINGS, ConfigError, Problem, install_extra
 from semroute.tracing import provider_of_environment
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from uvicorn import Config
 
+    from semroute.router import Router
+
 _BACKLOG = 2048
+_SHOWN_AS = {"uvicorn.error": "server"}  # uvicorn's name for its log of everything but requests
 
 
 def register(app: typer.Typer) -> None:
@@ -111,22 +116,54 @@ def _app(
         try:
             listed = parse_keys(keys_file.read_text(encoding="utf-8"), str(keys_file))
         except (OSError, UnicodeDecodeError) as error:
-            refuse(f"The keys could not be read from {keys_file}: {type(error).__name__}.")
+            refuse(f"The keys could not be read from {keys_file}: {_unread(error)}.")
         if twice := sorted(name for name in listed if name in keys and keys[name] != listed[name]):
             refuse(f"{twice[0]} is a key in SEMROUTE_KEYS and another in {keys_file}: name them apart.")
         keys |= listed
     if not keys and not is_loopback(host):
-        refuse(f"{host} can be reached from outside: set SEMROUTE_KEYS, or bind to 127.0.0.1.")
+        cure = "give keys by SEMROUTE_KEYS or --keys-file, or bind to 127.0.0.1"
+        refuse(f"{host} can be reached from outside: {cure}.")
+    router = Router.load(index)
+    _check_clients(router, index, keys)
     # A page in a browser can reach this machine under a name of its own; keys it does not have.
     hosts = set(allow_host or ()) | (set() if keys else LOOPBACK_HOSTS)
     return create_app(
-        Router.load(index),
+        router,
         keys=keys,
         feedback_keys=parse_keys(os.environ.get("SEMROUTE_FEEDBACK_KEYS", ""), "SEMROUTE_FEEDBACK_KEYS"),
         hosts=hosts or None,
         watch=index if reload else None,
         tracer_provider=traces,
     )
+
+
+def _check_clients(router: Router, index: Path, keys: Collection[str]) -> None:
+    """Raise ConfigError where limits are for a client without a key: they would hold for nobody."""
+    from semroute.server.budgets import strangers
+    from semroute.sources import read_folder
+
+    serve = router.index.config.settings.serve
+    unknown = {} if serve is None else strangers(serve.clients, keys)
+    if not unknown:
+        return
+    written = read_folder(index.parent / "routes")[0].settings  # where the index has no places of its own
+    problems = []
+    for name, message in unknown.items():
+        place = ("serve", "clients", name)
+        if written is not None and written.get(*place) is not None:
+            problems.append(written.problem(message, *place, key=True))
+        else:
+            problems.append(Problem(THE_SETTINGS, 0, 0, f"serve.clients: {message}"))
+    router.close()
+    raise ConfigError(tuple(problems))
+
+
+def _unread(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file of keys cannot be read; nothing of what it holds."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    why = error.strerror or type(error).__name__
+    return f"{why[:1].lower()}{why[1:]}"
 
 
 def _config(app: Starlette, grace: float) -> Config:
@@ -155,7 +192,12 @@ def _bind(host: str, port: int, share: bool) -> socket.socket:
             reuse_port=share,
         )
     except OSError as error:
-        refuse(f"{host}:{port} cannot be bound: {error.strerror or error}.")
+        # Python's own text names the address once more, the system's does not.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+        cure = (
+            "; choose another with --port, 0 for any that is free" if error.errno == errno.EADDRINUSE else ""
+        )
+        refuse(f"{host}:{port} cannot be bound: {why[:1].lower()}{why[1:]}{cure}.")
 
 
 def _url(listening: socket.socket) -> str:
@@ -194,7 +236,7 @@ class _JsonLines(logging.Formatter):
         if record.name == "semroute.access":
             told |= {"event": "request", **json.loads(record.getMessage())}
         else:
-            told |= {"event": record.name, "message": record.getMessage()}
+            told |= {"event": _SHOWN_AS.get(record.name, record.name), "message": record.getMessage()}
             if record.exc_info and record.exc_info[0] is not None:
                 told["error"] = record.exc_info[0].__name__
         return json.dumps(told, ensure_ascii=False)

@@ -78,7 +78,8 @@ def create_app(
     tls: for upstreams with certificates of their own, in place of the usual authorities.
     tracer_provider: where OpenTelemetry's spans go; the global one if left out.
     """
-    service = Service(router, os.environ if environ is None else environ, settings, tls)
+    clients = Keys(keys)
+    service = Service(router, os.environ if environ is None else environ, settings, tls, clients.names)
     small = functools.partial(Endpoint, settings=lambda: service.settings)
     does = Endpoints(service)
     routes = [Route(path, Completion(service, api), methods=["POST"]) for path, api in _PATHS.items()]
@@ -115,12 +116,13 @@ def create_app(
             Middleware(
                 Gate,
                 service=service,
-                keys=Keys(keys),
+                keys=clients,
                 feedback_keys=Keys(feedback_keys),
                 hosts=allowed,
                 tracing=Tracing(tracer_provider),
                 paths={*_PATHS, *OPEN, *_SMALL, _COUNT},
                 traced={*_PATHS, "/v1/route"},
+                listed=_PATHS,
             ),
         ],
         exception_handlers={HTTPException: _http_error},

@@ -119,6 +119,7 @@ class Response:
         self.failed = False
         self.status = 0
         self.model: str | None = None
+        self.said: str | None = None  # instead of an answer
 
     async def start(self, status: int, content_type: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Status and headers."""
@@ -139,7 +140,7 @@ class Response:
 
     async def refuse(self, scope: Scope, error: BadRequest, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """An error, where nothing has been sent."""
-        self.status = error.status
+        self.status, self.said = error.status, error.message
         await respond_error(scope, self._send, error, headers)
 
 
@@ -162,6 +163,8 @@ async def respond_error(
         listed.append((b"retry-after", str(error.retry_after).encode()))
         if error.retry_after > 60:
             listed.append((b"x-should-retry", b"false"))
+    if error.status == 501:  # clients try every 5xx again, and this one will not change
+        listed.append((b"x-should-retry", b"false"))
     if error.status == 408:
         listed.append((b"connection", b"close"))  # what is still to come of the body is not waited for
     if error.status == 401:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from semroute.config import ClientLimits, ModelCard
 from semroute.errors import StoreError
+from semroute.sources import did_you_mean
 from semroute.spending import Spending
 from semroute.wire import BadRequest
+from semroute.yaml import shorten
 
 _log = logging.getLogger("semroute.serve")
 _NO_LIMITS = ClientLimits()
@@ -136,6 +138,20 @@ class Budgets:
             if self._open is None:
                 self._unshared = {}
         return today
+
+
+def strangers(clients: Mapping[str, ClientLimits], keys: Collection[str]) -> dict[str, str]:
+    """Those of `clients` without a key, so that their limits hold for nobody, and what to say of each."""
+    if not keys:
+        cure = "this server has no keys, and without them only `*` holds"
+    else:
+        named = ", ".join(shorten(key) for key in list(keys)[:10])
+        cure = f"the keys here are {named}; `*` is for all others"
+    return {
+        name: f"no key of a client is named {shorten(name)};{did_you_mean(name, keys)} {cure}"
+        for name in clients
+        if name != "*" and name not in keys
+    }
 
 
 def affordable(names: Iterable[str], cards: Mapping[str, ModelCard], limits: ClientLimits) -> tuple[str, ...]:

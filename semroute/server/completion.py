@@ -54,6 +54,8 @@ class Completion:
             wire.check(self._api, body.fields)
             plan = await self._plan(scope, body)
         except BadRequest as error:
+            if not self._counts:
+                service.live.refuse(error.status, error.message, scope["semroute.owner"])
             await respond_error(scope, send, error)
             return
         except Gone:
@@ -84,6 +86,10 @@ class Completion:
                 ledger.attempts,
                 settings,
                 identity=plan.identity,
+                key=plan.owner,
+                model=response.model,
+                said=response.said,
+                failed=response.failed,
                 status=status,
                 seconds=seconds,
             )

@@ -8,11 +8,14 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
-from semroute import wire
+from semroute import arbiter, wire
+from semroute.decision import Decision
 from semroute.errors import (
+    NoStore,
     OutcomeConflict,
     OutcomeInvalid,
     QuotaExceeded,
@@ -32,6 +35,11 @@ from semroute.wire import BadRequest
 
 _log = logging.getLogger("semroute.serve")
 _LONGEST_ID = 200
+_NO_DECISION = "a request that names its model itself is no decision, so there is none of its id"
+_NO_STORE = (
+    "Feedback needs a store, and semroute.yaml names none: "
+    "write `escalations: {store: sqlite:semroute.db}`, say, and build."
+)
 
 
 def _is_names(value: Any) -> bool:
@@ -96,6 +104,11 @@ class Endpoints:
             weights, models = self._service.choice(model)
             request |= {"weights": weights} if weights is not None else {}
             request |= {"models": models} if models else {}
+        is_logged = fields.get("log", True)
+        if not isinstance(is_logged, bool):
+            raise BadRequest(400, "`log` must be true or false.", param="log")
+        if not is_logged:
+            return _decided(await self._tried(prompt, request))
         if self._service.settings.arbiter is not None:
             self._service.budgets.limits_of(asked.owner)  # it costs
         aside = Aside(self._service, asked.owner, asked.trace)
@@ -103,7 +116,15 @@ class Endpoints:
         asked.trace.decided(decision)
         for attempt in aside.attempts:
             self._service.called(decision, attempt)
-        return Reply(200, decision.to_dict(), tuple(described(decision, decision.id, decision.model)))
+        return _decided(decision)
+
+    async def _tried(self, prompt: Any, request: Mapping[str, Any]) -> Decision:
+        """A decision that nobody else hears of, and that costs nothing."""
+        decision = await self._service.decide(prompt, request, tell=False)
+        chooser = self._service.settings.arbiter
+        if chooser is not None and arbiter.is_grey(decision, chooser):
+            return replace(decision, detail=f"{decision.detail} The arbiter would be asked.".lstrip())
+        return decision
 
     def _asked_beside(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The keywords of `Router.route` in a body. Raises BadRequest for one that is not what it must be."""
@@ -121,6 +142,29 @@ class Endpoints:
 
     async def feedback(self, asked: Asked) -> Reply:
         """How good the model of a decision was, or which one was needed in its place."""
+        identity, call = self._judgement(asked)
+        try:
+            outcome = await self._service.books.ask(call)
+        except UnknownDecision as error:
+            raise BadRequest(404, f"{error}; {_NO_DECISION}.", code="unknown_decision", param="id") from None
+        except OutcomeInvalid as error:
+            # The model that is not declared is the one that the caller names.
+            param = "to" if error.field in ("model", "escalated_to") else error.field
+            raise BadRequest(400, str(error), param=param) from None
+        except QuotaExceeded as error:
+            raise BadRequest(429, str(error), code="quota_exceeded", retry_after=3_600) from None
+        except OutcomeConflict as error:
+            raise BadRequest(409, str(error)) from None
+        except NoStore:
+            raise BadRequest(501, _NO_STORE, code="no_store") from None
+        except StoreError as error:
+            _log.warning("Feedback could not be stored: %s", error)
+            message = "The feedback could not be stored; try again later."
+            raise BadRequest(503, message, code="store_unavailable") from None
+        return Reply(200, {"id": outcome, "decision_id": identity})
+
+    def _judgement(self, asked: Asked) -> tuple[str, Callable[[], str]]:
+        """The id of the decision that is judged, and what stores the judgement. Raises BadRequest."""
         fields = wire.read_body(asked.raw).fields
         identity = fields.get("decision_id") or fields.get("id")
         score, to, why, by = (fields.get(key) for key in ("score", "to", "why", "by"))
@@ -132,30 +176,13 @@ class Endpoints:
         who = by or asked.owner or "client"
         if who in OWN_NAMES:
             raise BadRequest(400, f"`by` must not be {who}: that is the router's own.", param="by")
+        router = self._service.router
         if to is not None and score in (None, 0):
-            call = functools.partial(self._service.router.escalate, identity, to=to, by=who, why=why)
-        elif to is None and (level := finite(score)) is not None and 0 <= level <= 1:
-            call = functools.partial(self._service.router.feedback, identity, level, by=who)
-        else:
-            message = "Give a `score` from 0 to 1, or `to`, the model that was needed."
-            raise BadRequest(400, message, param="score")
-        try:
-            outcome = await self._service.books.ask(call)
-        except UnknownDecision as error:
-            raise BadRequest(404, str(error), code="unknown_decision", param="id") from None
-        except OutcomeInvalid as error:
-            # The model that is not declared is the one that the caller names.
-            param = "to" if error.field in ("model", "escalated_to") else error.field
-            raise BadRequest(400, str(error), param=param) from None
-        except QuotaExceeded as error:
-            raise BadRequest(429, str(error), code="quota_exceeded", retry_after=3_600) from None
-        except OutcomeConflict as error:
-            raise BadRequest(409, str(error)) from None
-        except StoreError as error:
-            _log.warning("Feedback could not be stored: %s", error)
-            message = "The feedback could not be stored; try again later."
-            raise BadRequest(503, message, code="store_unavailable") from None
-        return Reply(200, {"id": outcome, "decision_id": identity})
+            return identity, functools.partial(router.escalate, identity, to=to, by=who, why=why)
+        if to is None and (level := finite(score)) is not None and 0 <= level <= 1:
+            return identity, functools.partial(router.feedback, identity, level, by=who)
+        message = "Give a `score` from 0 to 1, or `to`, the model that was needed."
+        raise BadRequest(400, message, param="score")
 
     async def healthz(self, _: Asked) -> Reply:
         """The process answers."""
@@ -207,6 +234,10 @@ def _page() -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
     policy += b"'sha256-%s'" % digest
     shut = b"; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     return html, ((b"content-security-policy", policy + shut), (b"referrer-policy", b"no-referrer"))
+
+
+def _decided(decision: Decision) -> Reply:
+    return Reply(200, decision.to_dict(), tuple(described(decision, decision.id, decision.model)))
 
 
 def _model_entry(name: str, owner: str) -> dict[str, Any]:

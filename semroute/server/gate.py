@@ -43,8 +43,12 @@ class Gate:
         *,
         paths: Collection[str],
         traced: Collection[str],
+        listed: Collection[str],
     ) -> None:
-        """`paths`: those the metrics tell apart; `traced`: those of which a span is made."""
+        """`paths`: those the metrics tell apart; `traced`: those of which a span is made.
+
+        `listed`: those whose refusals the page shows.
+        """
         self._app = app
         self._service = service
         self._keys = keys
@@ -53,6 +57,7 @@ class Gate:
         self._tracing = tracing
         self._paths = paths
         self._traced = traced
+        self._listed = listed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -78,6 +83,8 @@ class Gate:
         try:
             refusal = self._refusal(scope)
             if refusal is not None:
+                if path in self._listed:
+                    service.live.refuse(refusal.status, refusal.message, scope["semroute.owner"])
                 closing = [(b"connection", b"close")] if refusal.status == 400 else []
                 await respond_error(scope, outgoing, refusal, closing)
             else:
@@ -116,9 +123,14 @@ class Gate:
         if not keys:
             return None
         presented = access.presented_key(scope["headers"])
-        scope["semroute.owner"] = keys.owner(presented)
-        if scope["semroute.owner"] is not None:
+        owner = keys.owner(presented)
+        elsewhere = (self._keys if is_feedback else self._feedback_keys).owner(presented)
+        scope["semroute.owner"] = owner or elsewhere  # the log says whose key it was, refused or not
+        if owner is not None:
             return None
+        if elsewhere is not None:
+            said = "This key may not give feedback." if is_feedback else "This key may only give feedback."
+            return BadRequest(403, said, code="wrong_key")
         said = "The request has no API key." if presented is None else "This API key is not known."
         return BadRequest(401, said, code="invalid_api_key")
 

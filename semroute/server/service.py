@@ -7,7 +7,8 @@ import functools
 import logging
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from semroute.errors import SemrouteError
 from semroute.live import Live
 from semroute.metrics import Metrics
 from semroute.server.books import Books
-from semroute.server.budgets import Budgets
+from semroute.server.budgets import Budgets, strangers
 from semroute.spending import open_spending
 from semroute.text import routed_text
 from semroute.upstream import Attempt, Observer, Upstreams
@@ -48,8 +49,11 @@ class Service:
         environ: Mapping[str, str],
         settings: ServeSettings | None,
         tls: ssl.SSLContext | None,
+        keys: Collection[str] = (),
     ) -> None:
+        """`keys`: the names of those that clients have; see `create_app` for the rest."""
         self.router = router
+        self._keys = keys
         self._follows = settings is None
         self.settings = settings or router.index.config.settings.serve or ServeSettings()
         self.draining = False
@@ -64,6 +68,7 @@ class Service:
         store = _shared_store(router.index.config.settings)
         opens = None if store is None else functools.partial(open_spending, store, root=router.root)
         self.budgets = Budgets(self.settings.clients, opens)
+        self._warn_of_strangers()
         self._decider = Decider(router, self.settings.routing_s)
         self._measured = 0
         self._given: dict[bytes, tuple[str, float]] = {}
@@ -107,7 +112,10 @@ class Service:
         until = time.monotonic() + chooser.patience_s
         answer = await self.upstreams.ask(chooser.model, body, until, observer, "arbiter")
         found, route = arbiter.picked(answer or "", names)
-        return self.router.settled(decision, route, prompt, **asked) if found else decision
+        if found:
+            return self.router.settled(decision, route, prompt, **asked)
+        said = "The arbiter did not answer." if answer is None else "The arbiter's answer was of no use."
+        return replace(decision, detail=f"{decision.detail} {said}".lstrip())
 
     def cascade_of(self, decision: Decision) -> Cascade | None:
         """The cascade of the route that serves."""
@@ -162,12 +170,17 @@ class Service:
         if self._follows:
             self.settings = settings.serve or ServeSettings()
             self.budgets.limit(self.settings.clients)
+            self._warn_of_strangers()
             self._decider.patience = self.settings.routing_s
         self.upstreams.update(settings.models, self.settings)
         self._given.clear()  # of models that may be gone
         self.metrics.reloaded("taken")
         _log.info("Now serving index %s.", self.router.index.fingerprint)
         return True
+
+    def _warn_of_strangers(self) -> None:
+        for said in strangers(self.settings.clients, self._keys).values():
+            _log.warning("Limits under serve.clients hold for nobody: %s.", said)
 
     def _measure(self) -> None:
         health = self.upstreams.health()
