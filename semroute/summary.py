@@ -56,6 +56,7 @@ def summary(evaluation: Evaluation, shown: int | None, width: int | None) -> Ite
 
 
 def _head(found: Evaluation, width: int | None) -> Iterator[str]:
+    yield found.outcome
     if found.cases:
         yield from _of_routes(found)
     else:
@@ -71,7 +72,7 @@ def _head(found: Evaluation, width: int | None) -> Iterator[str]:
 def _of_routes(found: Evaluation) -> Iterator[str]:
     calibration = found.calibration
     right = found.cases - len(found.wrong)
-    yield f"[bold]accuracy {_percent(found.accuracy)}[/]   {right} of {found.cases} cases right"
+    yield f"[bold]accuracy {_percent(found.accuracy)}[/]   {right} of {found.cases} routed as labelled"
     if found.in_scope:
         yield (
             f"  in scope      {found.in_scope:>6}   top-1 {_percent(found.top1)}, "
@@ -169,11 +170,12 @@ def _badness(one: RouteResult) -> tuple[float, int]:
 
 
 def _reliability(found: Evaluation) -> Iterator[str]:
-    """A bar per bin that holds decisions: the share that is right, and `|` at the mean confidence."""
+    """A bar per bin that holds decisions: how often the best route is right; `|` at the mean confidence."""
     filled = [one for one in found.calibration.bins if one.decisions]
     if not filled:
         yield "  No decision carried a calibrated confidence."
         return
+    yield "  [dim]how often the best-scoring route is right, whether or not it was accepted[/]"
     yield "  [dim]confidence    count   said  right  |: what was said[/]"
     for one in filled:
         said, right = one.confidence or 0.0, one.right or 0.0

@@ -328,7 +328,8 @@ def test_eval_shows_what_was_wrong_and_why(semroute, project):
     )
     done = semroute("eval", "--cases", "cases.jsonl")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("accuracy 66.7%   2 of 3 cases right\n")
+    assert done.stdout.startswith("3 cases: 2 passed, 1 failed\naccuracy 66.7%   2 of 3 routed as labelled\n")
+    assert "how often the best-scoring route is right, whether or not it was accepted" in done.stdout
     assert "cases.jsonl:2  hello there" in done.stdout and "cases.jsonl:1" not in done.stdout
     assert "expected coding, got smalltalk: match" in done.stdout
     assert "1.000  smalltalk: hello there" in done.stdout
@@ -345,10 +346,11 @@ def test_eval_as_json(semroute, project):
     done = semroute("eval", "--cases", "cases.jsonl", "--json")
     found = json.loads(done.stdout)
     assert set(found) == {
-        "index", "cases", "accuracy", "macro_f1", "in_scope", "out_of_scope", "reasons", "calibration",
+        "index", "cases", "passed", "failed", "accuracy", "macro_f1", "in_scope", "out_of_scope", "reasons", "calibration",
         "routes", "wrong", "intervals", "confusion", "tags", "models", "shadow", "floors",
     }  # fmt: skip
     assert (found["cases"], found["accuracy"], found["calibration"]["auroc"]) == (2, 0.5, None)
+    assert (found["passed"], found["failed"]) == (1, 1)
     assert [row["route"] for row in found["routes"]] == ["billing", "coding", "smalltalk", None]
     (wrong,) = found["wrong"]
     assert (wrong["file"], wrong["line"], wrong["prompt"]) == ("cases.jsonl", 1, messages)
@@ -473,12 +475,26 @@ def test_eval_of_probes_counts_them_by_tag(semroute, project):
 def test_eval_of_cases_that_say_nothing_of_routes_speaks_of_models(semroute, project):
     write_cases(project, {"prompt": "hello there", "model": "small"}, {"prompt": "x", "model": "big"})
     done = semroute("eval", "--cases", "cases.jsonl")
-    assert done.stdout.startswith("no route measured   no case says which route is right\n")
-    assert "expected model     2   right 2" in done.stdout and " 0 " not in done.stdout
+    assert done.stdout.startswith(
+        "2 cases: 2 passed, 0 failed\nno route measured   no case says which route is right\n"
+    )
+    assert "expected model     2   right 2" in done.stdout and "accuracy" not in done.stdout
     done = semroute("eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY="")
     assert (
         "No case says which route is right; 2 of 2 are served by the model that they expect." in done.stdout
     )
+
+
+def test_what_passed_and_failed_counts_every_case_and_json_keeps_the_labelled_ones_apart(semroute, project):
+    rows = [{"prompt": "where is my refund", "route": "billing"}] * 6
+    write_cases(project, *rows, {"prompt": "where is my refund", "model": "big"})
+    told = "7 cases: 6 passed, 1 failed"
+    printed = semroute("eval", "--cases", "cases.jsonl").stdout
+    assert printed.startswith(f"{told}\n") and "6 of 6 routed as labelled" in printed
+    summary = semroute("eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY="").stdout
+    assert f"**{told}.** 6 of 6 with a label are routed as labelled." in summary
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--json").stdout)
+    assert (found["cases"], found["passed"], found["failed"]) == (6, 6, 1)
 
 
 HALVES = (

@@ -177,6 +177,7 @@ def test_a_case_about_a_model_alone_says_nothing_of_routes(router):
     (wrong,) = both.evaluation.wrong_models
     page = render(both)
     assert "1 prompt of 1 that expect a model" in page and "<bdi>smoke</bdi>" in page
+    assert "2 cases: 1 passed, 1 failed." in page and "best route right</th>" in page
     assert all(one.label == one.found for one in both.map.prompts)
     (row,) = csv.DictReader(io.StringIO(wrong_csv([wrong])))
     assert (row["expected"], row["expected_model"], row["model"]) == ("(any)", "big", "small")

@@ -249,12 +249,12 @@
         shareAxis("said (confidence)", { gridIndex: 1, containShape: false, splitLine: { show: false } }),
       ],
       yAxis: [
-        shareAxis("right", { nameGap: 46 }),
+        shareAxis("best route right", { nameGap: 46 }),
         axis({ type: "value", gridIndex: 1, min: 0, max: most, splitLine: { show: false }, axisLabel: { show: false }, axisLine: { show: false } }),
       ],
       tooltip: tooltip(({ data: one }) => {
         const [low, high, count, said, right] = one.bin;
-        return [[`${count.toLocaleString("en")} decisions`, "strong"], `said ${said.toFixed(2)}, ${right.toFixed(2)} right`, [`confidence ${low.toFixed(2)} to ${high.toFixed(2)}`, "quiet"]];
+        return [[`${count.toLocaleString("en")} decisions`, "strong"], `said ${said.toFixed(2)}, best route right in ${right.toFixed(2)}`, [`confidence ${low.toFixed(2)} to ${high.toFixed(2)}`, "quiet"]];
       }),
       series: [
         { type: "line", data: [[0, 0], [1, 1]], symbol: "none", silent: true, animation: false, lineStyle: { color: color("ghost"), type: "dashed", width: 1.5 }, tooltip: { show: false } },
