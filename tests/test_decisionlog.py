@@ -1048,6 +1048,20 @@ def test_answers_that_a_cascade_rejected_count_for_the_model_that_gave_them():
     assert (found.judged, found.mean, found.default_mean) == (2, 1.0, 1.0)
 
 
+def test_savings_name_the_judged_answers_that_were_not_served(project, command, load):
+    router = load(project("sqlite:semroute.db"))
+    decision = router.route(CANARY)
+    router.feedback(decision, 0.0)
+    router.served(decision, model="big", prompt_tokens=10, completion_tokens=10)
+    router.feedback(decision, 1.0)
+    assert router.flush(20)
+    told = command("log", "savings").stdout
+    assert "of the 1 decision that somebody judged" in told
+    assert "by model, 1 judged answer more that was not served" in told
+    assert "billing -> small: no answer served, score 0.00 (1 judged)" in told
+    assert "billing -> big: 1 decision, score 1.00 (1 judged)" in told
+
+
 def test_calls_that_help_to_choose_are_paid_for_and_answer_nothing(opened):
     log, event = opened(), decided()
     counts = {"prompt_tokens": 1_000_000, "completion_tokens": 0}

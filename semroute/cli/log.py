@@ -15,6 +15,7 @@ import typer
 
 from semroute.cli.moments import MOMENT_HELP, moment
 from semroute.cli.output import IndexOption, JsonOption, print_json, print_line, refuse, say
+from semroute.text import counted
 
 if TYPE_CHECKING:
     from semroute.config import Settings
@@ -299,6 +300,10 @@ def _quality_lines(found: Savings) -> Iterator[str]:
     default = found.estimated.default
     if found.unjudged:
         yield f"  not in it: {_count(found.unjudged)} without a score"
+    not_served = sum(each.judged for each in found.quality) - found.judged
+    if not_served:
+        answers = counted(not_served, "judged answer")
+        yield f"  by model, {answers} more that {'was' if not_served == 1 else 'were'} not served"
     if found.mean is not None:
         beside = _mean(found.default_mean, found.default_judged)
         yield f"  {found.mean:.2f} over all of them; {default}: {beside}"
@@ -306,14 +311,15 @@ def _quality_lines(found: Savings) -> Iterator[str]:
         beside = ""
         if each.model != default:
             beside = f"; {default} on this route: {_mean(each.default_mean, each.default_judged)}"
+        served = _count(each.decisions) if each.decisions else "no answer served"
         yield (
-            f"  {each.route or 'default'} -> {each.model}: {_count(each.decisions)},"
+            f"  {each.route or 'default'} -> {each.model}: {served},"
             f" score {_mean(each.mean, each.judged)}{beside}"
         )
 
 
 def _count(decisions: int) -> str:
-    return "1 decision" if decisions == 1 else f"{decisions:,} decisions"
+    return counted(decisions, "decision")
 
 
 def _usd(amount: float) -> str:
@@ -325,4 +331,4 @@ def _usd(amount: float) -> str:
 
 
 def _mean(mean: float | None, judged: int) -> str:
-    return "not known" if mean is None else f"{mean:.2f} ({judged})"
+    return "not known" if mean is None else f"{mean:.2f} ({judged:,} judged)"
