@@ -616,6 +616,22 @@ def test_eval_in_the_formats_of_others(semroute, project):
     assert semroute("eval", "--format", "html").returncode == 2
 
 
+@pytest.mark.parametrize("command", ["eval", "report"])
+def test_a_folder_of_routes_that_was_named_must_be_there(semroute, project, command):
+    write_cases(project, {"prompt": "where is my refund", "route": "billing"})
+    done = semroute(command, "--cases", "cases.jsonl", "--routes", "nope")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--routes nope: no such folder" in done.stderr
+    assert "not a folder" in semroute(command, "--routes", "cases.jsonl").stderr
+
+
+@pytest.mark.parametrize(("command", "form"), [("eval", "junit"), ("eval", "table"), ("lint", "github")])
+def test_json_and_another_format_contradict_each_other(semroute, project, command, form):
+    done = semroute(command, "--format", form, "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--json contradicts --format {form}" in done.stderr
+
+
 def test_eval_under_perturbations(semroute, project):
     write_cases(project, {"prompt": "where is my refund", "route": "billing"})
     done = semroute("eval", "--cases", "cases.jsonl", "--robustness")
@@ -688,6 +704,14 @@ def test_doctor_finds_what_is_broken(semroute, write_project, project):
 def test_doctor_in_an_empty_folder_says_how_to_begin(semroute):
     done = semroute("doctor")
     assert done.returncode == 0 and "semroute init" in done.stdout
+
+
+@pytest.mark.parametrize(("option", "check"), [("--routes", "routes"), ("--index", "index")])
+def test_doctor_finds_a_folder_broken_that_was_named_and_is_not_there(semroute, project, option, check):
+    done = semroute("doctor", option, "nope", "--json")
+    assert done.returncode == 1
+    (broken,) = [row for row in json.loads(done.stdout) if row["status"] == "broken"]
+    assert broken["check"] == check and "nope" in broken["detail"]
 
 
 def test_schemas_are_json_schemas(semroute):

@@ -412,6 +412,7 @@ def test_the_command_writes_the_page_and_says_where(router, tmp_path):
     assert "routes/semroute.yaml" in (tmp_path / "report.html").read_text(
         encoding="utf-8"
     )  # the prompt's place
+    (tmp_path / "elsewhere").mkdir()
     command += ["--routes", "elsewhere"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
     told = json.loads(done.stdout)

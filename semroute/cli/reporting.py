@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from semroute.cli.cases import labelled_cases
+from semroute.cli.cases import labelled_cases, written_routes
 from semroute.cli.log import logged_decisions
 from semroute.cli.output import (
     CasesOption,
@@ -43,9 +43,10 @@ def write_report(
     from semroute.report.spreadsheet import wrong_csv
     from semroute.router import Router
 
+    where = written_routes(routes, index)
     router = Router.load(index, log=False)
     settings = router.index.config.settings
-    labelled = labelled_cases(cases, router, index.parent / "routes" if routes is None else routes)
+    labelled = labelled_cases(cases, router, where)
     log = None if settings.log is None else logged_decisions(settings, index.absolute().parent)
     with progress("Evaluating") as advance:
         report = gather(router, labelled, log, progress=advance)
