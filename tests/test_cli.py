@@ -136,6 +136,12 @@ def test_build_tells_what_it_embedded(semroute, write_project, project):
     assert summary["encoder"] == "static" and summary["fingerprint"].startswith("sha256:")
 
 
+def test_build_of_no_routes_speaks_of_no_limits(semroute, write_project):
+    write_project({}, {"default": {"models": ["big", "small"]}})
+    said = semroute("build").stdout
+    assert "of 0 routes" in said and "fitted" not in said and "max_distance" not in said
+
+
 def test_build_names_the_same_utterance_in_two_routes(semroute, write_project):
     write_project(ROUTES | {"again": [ROUTES["billing"][0]]})
     done = semroute("build")
@@ -254,13 +260,14 @@ def test_bad_lines_are_named_all_at_once(semroute, project):
     [
         ((), "Give one PROMPT"),
         (("hello", "--input", "in.txt"), "Give one PROMPT"),
+        (("where", "is my", "refund"), "put it in quotes, such as 'where is my refund'"),
         (("--input", "missing.txt"), "missing.txt"),
         (("--input", "in.csv"), ".jsonl"),
         (("--input", "latin.txt"), "UTF-8"),
         (("hello", "--index", "nowhere"), "`semroute build --index nowhere`"),
         (("hello", "--index", "no where"), "`semroute build --index 'no where'`"),
     ],
-    ids=["nothing", "both", "missing", "suffix", "latin", "no index", "no index, with a space"],
+    ids=["nothing", "both", "no quotes", "missing", "suffix", "latin", "no index", "no index, with a space"],
 )
 def test_wrong_input_is_exit_code_two_and_a_sentence(semroute, project, arguments, said):
     (project / "latin.txt").write_bytes(b"caf\xe9")

@@ -1190,7 +1190,11 @@ def test_the_commands_of_the_log(project, command, load, tmp_path):
     assert "no decisions" in command("log", "savings", "--since", "2999-01-01").stdout
     assert "yesterday" in command("log", "savings", "--since", "yesterday", code=2).stderr
     assert len(command("log", "export").stdout.splitlines()) == 2
-    assert json.loads(command("log", "forget", CANARY, "--json").stdout) == {"outcomes": 1, "decisions": 1}
+    assert command("log", "forget", CANARY).stdout == "1 decision and 1 outcome erased\n"
+    assert json.loads(command("log", "forget", CANARY, "--json").stdout) == {"outcomes": 0, "decisions": 0}
+    assert (
+        "put it in quotes, such as 'sort a list'" in command("log", "forget", "sort", "a list", code=2).stderr
+    )
     assert len(command("log", "export").stdout.splitlines()) == 1
 
 

@@ -1018,6 +1018,21 @@ def test_add_list_revert_forget_export(command):
     assert command("escalations", "add", "x", "--model", "huge").returncode == 2
 
 
+def test_what_one_command_did_is_said_in_the_singular_and_a_prompt_needs_quotes(command, tmp_path):
+    for words in (("add", "sort", "a", "list", "--model", "small"), ("forget", "sort", "a", "list")):
+        done = command("escalations", *words)
+        assert done.returncode == 2 and "put it in quotes, such as 'sort a list'" in done.stderr
+    (tmp_path / "graded.jsonl").write_text('{"prompt": "x y", "model": "small", "score": 1}\nnot json\n')
+    told = command("escalations", "import", "graded.jsonl").stdout
+    assert told == "graded.jsonl: 1 outcome of 1 line imported, 0 known already, 1 line refused\n"
+    command("escalations", "add", "sort a list", "--model", "small", "--by", "ann")
+    reverted = command("escalations", "revert", "--by", "ann").stdout
+    assert reverted.endswith("1 outcome counts no longer\n")
+    done = command("escalations", "revert", "--id", "nonsense")
+    assert done.returncode == 2 and "new_ulid" not in done.stderr
+    assert command("escalations", "forget", "sort a list").stdout == "1 outcome erased\n"
+
+
 def test_a_reason_makes_no_line_and_steers_no_terminal_in_the_list(command):
     why = "not\tgood\n01J0\tbig 1\t-\tadmin \x1b[2J"
     command("escalations", "add", "sort a list", "--model", "small", "--to", "big", "--why", why)

@@ -13,6 +13,7 @@ from semroute.cli.output import (
     BAD_INPUT,
     IndexOption,
     JsonOption,
+    one_prompt,
     plain,
     print_json,
     print_line,
@@ -40,7 +41,7 @@ _IdsOption = Annotated[
 
 @escalations.command("add")
 def add_outcome(
-    prompt: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
+    words: Annotated[list[str], typer.Argument(metavar="PROMPT", help="The prompt.", show_default=False)],
     model: Annotated[str, typer.Option("--model", help="The model that answered.", show_default=False)],
     score: Annotated[float, typer.Option("--score", help="How good it was, from 0 to 1.")] = 0.0,
     to: Annotated[
@@ -52,6 +53,7 @@ def add_outcome(
     as_json: JsonOption = False,
 ) -> None:
     """Store one outcome. Without --by it is the operator's, and counts at once."""
+    prompt = one_prompt(words) or ""
     router = _remembering(index)
     identity = router.add_outcome(prompt, model, score, by=by, escalated_to=to, why=why)
     print_json({"id": identity}) if as_json else print_line(identity)
@@ -82,8 +84,8 @@ def import_outcomes(
         print_json({**counts, "problems": plain(problems)})
     else:
         print_line(
-            f"{file}: {added} outcomes of {len(graded)} lines imported, {given - added} were known already, "
-            f"{wrong} {'line' if wrong == 1 else 'lines'} refused"
+            f"{file}: {counted(added, 'outcome')} of {counted(len(graded), 'line')} imported, "
+            f"{given - added:,} known already, {counted(wrong, 'line')} refused"
         )
     if problems:
         say_problems(problems)
@@ -171,7 +173,9 @@ def quarantine(
 
 @escalations.command("forget")
 def forget_outcomes(
-    prompt: Annotated[str | None, typer.Argument(help="The prompt to forget.", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]", help="The prompt to forget.", show_default=False)
+    ] = None,
     by: _ByOption = None,
     ids: _IdsOption = None,
     index: IndexOption = Path("index"),
@@ -181,6 +185,7 @@ def forget_outcomes(
     from semroute.cli.forgetting import forget_decisions, forget_principal
     from semroute.escalations import prompt_hash
 
+    prompt = one_prompt(words)
     if prompt is None and by is None and not ids:
         refuse("Say which: the PROMPT, --by or --id.")
     router = _remembering(index)
@@ -195,10 +200,8 @@ def forget_outcomes(
     if as_json:
         print_json({"erased": erased, "decisions": decisions, "judgements": judgements})
     else:
-        logged = (
-            "" if settings.log is None else f", {decisions} decisions and {judgements} judgements of the log"
-        )
-        print_line(f"{erased} outcomes erased{logged}")
+        logged = f", {counted(decisions, 'decision')} and {counted(judgements, 'judgement')} of the log"
+        print_line(f"{counted(erased, 'outcome')} erased{'' if settings.log is None else logged}")
 
 
 def _remembering(index: Path) -> Router:
@@ -234,5 +237,6 @@ def _say_event(memory: Memory, as_json: bool, **said: Any) -> None:
     if as_json:
         print_json({"id": event.id, "kind": event.kind, "fewer": fewer})
     else:
-        change = f"{fewer} outcomes count no longer" if fewer >= 0 else f"{-fewer} outcomes count again"
+        count = "counts" if abs(fewer) == 1 else "count"
+        change = f"{counted(abs(fewer), 'outcome')} {count} {'no longer' if fewer >= 0 else 'again'}"
         print_line(f"{event.kind} {event.id}: {change}")

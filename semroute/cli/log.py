@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semroute.cli.moments import MOMENT_HELP, moment
-from semroute.cli.output import IndexOption, JsonOption, print_json, print_line, refuse, say
+from semroute.cli.output import IndexOption, JsonOption, one_prompt, print_json, print_line, refuse, say
 from semroute.text import counted
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def export(
     if as_json:
         print_json({"output": str(output), "format": form, "decisions": written})
     else:
-        print_line(f"{output}: {written} decisions")
+        print_line(f"{output}: {_count(written)}")
 
 
 @log.command("savings")
@@ -122,20 +122,24 @@ def show_savings(
 
 @log.command("forget")
 def forget(
-    prompt: Annotated[str, typer.Argument(help="The prompt to forget.", show_default=False)],
+    words: Annotated[
+        list[str], typer.Argument(metavar="PROMPT", help="The prompt to forget.", show_default=False)
+    ],
     index: IndexOption = Path("index"),
     as_json: JsonOption = False,
 ) -> None:
     """Erase for ever what is stored on a prompt: here, and among the outcomes."""
     from semroute.cli.forgetting import forget_prompt
 
+    prompt = one_prompt(words) or ""
     root, settings = _settings(index)
     _require(settings)
     erased = forget_prompt(prompt, settings, root)
     if as_json:
         print_json(erased)
     else:
-        print_line(f"{erased['decisions']} decisions and {erased['outcomes']} outcomes erased")
+        decisions, outcomes = erased["decisions"], erased["outcomes"]
+        print_line(f"{counted(decisions, 'decision')} and {counted(outcomes, 'outcome')} erased")
 
 
 def _settings(index: Path) -> tuple[Path, Settings]:

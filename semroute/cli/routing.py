@@ -15,6 +15,7 @@ from semroute.cli.output import (
     JsonOption,
     RoutesOption,
     escape,
+    one_prompt,
     plain,
     print_json,
     print_line,
@@ -122,7 +123,9 @@ def build(
 
 
 def route(
-    prompt: Annotated[str | None, typer.Argument(help="The prompt to route.", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]", help="The prompt to route.", show_default=False)
+    ] = None,
     index: IndexOption = Path("index"),
     prompts: Annotated[
         str | None,
@@ -142,6 +145,7 @@ def route(
     as_json: JsonOption = False,
 ) -> None:
     """Route a prompt and say why, with the nearest utterances."""
+    prompt = one_prompt(words)
     if (prompt is None) == (prompts is None):
         refuse("Give one PROMPT, or --input FILE for many. For example: semroute route 'where is my refund?'")
     from semroute.router import Router
@@ -288,13 +292,14 @@ def _build_sentence(built: Built, index: Path) -> str:
     counts = (
         f"{counted(manifest.counts.utterances, 'utterance')} of {counted(manifest.counts.routes, 'route')}"
     )
-    limits = {name: _limit(built, name) for name in ("max_distance", "min_confidence")}
+    # Without a route there is nothing that a limit could refuse.
+    names = ("max_distance", "min_confidence") if manifest.counts.routes else ()
+    limits = "".join(f", {name} {value:.3f}{said}" for name in names for value, said in [_limit(built, name)])
     if built.unchanged:
         return f"{index}: up to date ({counts})"
     return (
         f"{index}: {counts}, {built.embedded} embedded and {built.reused} reused; "
-        f"encoder {manifest.encoder.name}, "
-        + ", ".join(f"{name} {value:.3f}{said}" for name, (value, said) in limits.items())
+        f"encoder {manifest.encoder.name}{limits}"
     )
 
 
