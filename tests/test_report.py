@@ -419,6 +419,7 @@ def test_the_command_writes_the_page_and_says_where(router, tmp_path):
     assert told["path"] == "report.html"
     assert told["bytes"] == (tmp_path / "report.html").stat().st_size
     assert told["cases"] == 7
+    assert told["csv"] == {"path": "wrong.csv", "bytes": (tmp_path / "wrong.csv").stat().st_size}
     # Another process, the same bytes.
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == page_of(router)
     assert (tmp_path / "wrong.csv").read_text().startswith("file,line,prompt")
@@ -432,6 +433,13 @@ def test_the_command_takes_cases_and_names_what_is_wrong(router, tmp_path):
     cases.write_text('{"prompt": "charged twice", "route": "billing"}\n')
     done = report("--cases", str(cases), "--output", str(page))
     assert done.stdout.startswith(f"{page}: ")
+    sheet = tmp_path / "wrong.csv"
+    announced = report("--cases", str(cases), "--output", str(page), "--csv", str(sheet)).stdout.splitlines()[
+        1
+    ]
+    wrong = len(sheet.read_text().splitlines()) - 1
+    assert announced.startswith(f"{sheet}: {wrong} wrong prompt")
+    assert announced.endswith(f"{sheet.stat().st_size / 1e3:.1f} KB")
     assert data_of(page.read_text(encoding="utf-8"))["map"]["prompts"]["text"] == ["charged twice"]
     done = report("--output", str(tmp_path / "no" / "page.html"))
     assert done.exit_code == 2
