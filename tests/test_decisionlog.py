@@ -1178,7 +1178,7 @@ def test_the_commands_of_the_log(project, command, load, tmp_path):
         "$0.000450",
         "812 ms",
     ]
-    assert "score 0.5 by an?[31mn" in first and "default -> big" in second
+    assert r"score 0.5 by an\u001b[31mn" in first and CANARY not in first and "default -> big" in second
     assert json.loads(command("log", "tail", "-n", "1", "--json").stdout)["route"] is None
     told = command("log", "savings").stdout
     assert "$0.000450 for 1 decision (1000 prompt + 100 completion tokens)" in told
@@ -1196,6 +1196,17 @@ def test_the_commands_of_the_log(project, command, load, tmp_path):
         "put it in quotes, such as 'sort a list'" in command("log", "forget", "sort", "a list", code=2).stderr
     )
     assert len(command("log", "export").stdout.splitlines()) == 1
+
+
+def test_tail_shows_the_prompt_where_it_is_kept_on_one_line(project, command, load):
+    router = load(project("sqlite:semroute.db", keep_text=True))
+    router.route("where is\n\tmy refund \x1b[2J")
+    router.route("where is my refund " * 50)
+    assert router.flush(20)
+    first, second = command("log", "tail").stdout.splitlines()
+    assert first.split("\t")[8:] == [r"where is my refund \u001b[2J"]
+    shown = second.split("\t")[8]
+    assert shown.startswith("where is my refund where") and shown.endswith(" ...") and len(shown) <= 120
 
 
 def test_a_cost_above_nothing_is_never_shown_as_nothing(project, command, load):

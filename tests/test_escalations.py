@@ -14,6 +14,7 @@ import time
 import tracemalloc
 import warnings
 from dataclasses import replace
+from datetime import datetime
 from itertools import pairwise
 
 import numpy as np
@@ -1037,7 +1038,22 @@ def test_a_reason_makes_no_line_and_steers_no_terminal_in_the_list(command):
     why = "not\tgood\n01J0\tbig 1\t-\tadmin \x1b[2J"
     command("escalations", "add", "sort a list", "--model", "small", "--to", "big", "--why", why)
     (line,) = command("escalations", "list").stdout.splitlines()
-    assert line.split("\t")[3:] == [OPERATOR, r"not good 01J0 big 1 - admin \u001b[2J"]
+    assert line.split("\t")[4:] == [OPERATOR, r"not good 01J0 big 1 - admin \u001b[2J"]
+
+
+def test_the_list_shows_when_an_outcome_was_said_and_the_text_where_it_is_kept(write_project, tmp_path):
+    kept = {"store": "sqlite:outcomes.db", "keep_text": True}
+    build_index(write_project(settings={"escalations": kept}), tmp_path / "index")
+    router = Router.load(tmp_path / "index")
+    router.add_outcome("fix\tthis\nbug " + "x" * 500 + "\x1b[2J", "small", 0.0)
+    done = subprocess.run(
+        [sys.executable, "-m", "semroute", "escalations", "list"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    when, identity, *_, why, text = line.split("\t")
+    assert datetime.strptime(when, "%Y-%m-%d %H:%M:%S") and len(identity) == 26
+    assert why == "-" and text.startswith("fix this bug xxx") and text.endswith(" ...") and len(text) == 120
 
 
 BAD_GRADES = [

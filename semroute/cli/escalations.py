@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semroute.cli.moments import MOMENT_HELP, moment
+from semroute.cli.moments import MOMENT_HELP, moment, told_moment
 from semroute.cli.output import (
     BAD_INPUT,
+    SHOWN_TEXT,
     IndexOption,
     JsonOption,
     one_prompt,
@@ -22,7 +23,7 @@ from semroute.cli.output import (
     say,
     say_problems,
 )
-from semroute.text import counted
+from semroute.text import counted, one_line
 
 if TYPE_CHECKING:
     from semroute.escalations import Outcome
@@ -113,9 +114,12 @@ def list_outcomes(
         else:
             went = f" -> {outcome.escalated_to}" if outcome.escalated_to else ""
             said = f"{outcome.model} {outcome.score:g}{went}"
-            parts = (outcome.id, said, outcome.route or "-", outcome.by, outcome.why or "")
+            when = told_moment(outcome.time)
+            parts = [when, outcome.id, said, outcome.route or "-", outcome.by, outcome.why or "-"]
+            if outcome.text is not None:
+                parts.append(one_line(outcome.text, SHOWN_TEXT))
             # Who judges writes `by` and `why`, which must not make lines and columns of their own.
-            print_line("\t".join(" ".join(part.split()) for part in parts).rstrip())
+            print_line("\t".join(map(one_line, parts)))
     say(f"{counted(count, 'outcome')} {'counts' if count == 1 else 'count'}")
 
 

@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from semroute.cli.moments import MOMENT_HELP, moment
-from semroute.cli.output import IndexOption, JsonOption, one_prompt, print_json, print_line, refuse, say
-from semroute.text import counted
+from semroute.cli.moments import MOMENT_HELP, moment, told_moment
+from semroute.cli.output import (
+    SHOWN_TEXT,
+    IndexOption,
+    JsonOption,
+    one_prompt,
+    print_json,
+    print_line,
+    refuse,
+    say,
+)
+from semroute.text import counted, one_line
 
 if TYPE_CHECKING:
     from semroute.config import Settings
@@ -194,12 +203,11 @@ def _show(decision: LoggedDecision, as_json: bool) -> None:
 
 def _line(decision: LoggedDecision) -> str:
     """A decision on one line, its parts separated by tabs."""
-    when = datetime.fromtimestamp(decision.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
     served = decision.model
     if decision.served_by not in {None, decision.model}:
         served += f" => {decision.served_by}"
     parts = [
-        when,
+        told_moment(decision.time),
         decision.id,
         f"{decision.route or 'default'} -> {served}",
         f"{decision.reason} {decision.confidence:.2f}",
@@ -209,8 +217,11 @@ def _line(decision: LoggedDecision) -> str:
         _judged(decision),
     ]
     if decision.error is not None:
-        parts.append(f"error: {' '.join(decision.error.split())}")
-    return "\t".join("".join(c if c.isprintable() else "?" for c in part) for part in parts)
+        parts.append(f"error: {decision.error}")
+    if decision.text is not None:
+        parts.append(one_line(decision.text, SHOWN_TEXT))
+    # What users wrote must not make lines and columns of its own.
+    return "\t".join(map(one_line, parts))
 
 
 def _tokens(decision: LoggedDecision) -> str:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CHECK_FAILED, BAD_INPUT = 1, 2
 """Exit codes beside 0."""
 
+SHOWN_TEXT = 120
+"""Characters of a stored prompt that are shown on a line."""
+
 RoutesOption = Annotated[Path, typer.Option("--routes", help="The folder of YAML files.")]
 IndexOption = Annotated[
     Path, typer.Option("--index", envvar="SEMROUTE_INDEX", help="The folder of the built index.")
