@@ -255,9 +255,22 @@ def test_a_report_of_next_to_nothing_is_a_report(write_project, tmp_path, routes
     assert "</html>" in page
 
 
-def test_models_without_prices_are_named(write_project, tmp_path):
-    page = page_of(router_of(write_project, tmp_path, settings={"models": {"small": {}, "big": {}}}))
-    assert "No prices or no qualities." in page
+def text_of(page):
+    return " ".join(" ".join(Tags(page).text).split())
+
+
+def test_what_is_missing_of_prices_and_qualities_is_named_with_its_models(write_project, tmp_path):
+    text = text_of(page_of(router_of(write_project, tmp_path, settings={"models": {"small": {}, "big": {}}})))
+    assert "No model has both a price and a quality." in text
+    assert "completion_usd_per_1m ): big, small . No quality , and too few" in text
+    priced = {name: card | {"quality": None} for name, card in MODELS.items()}
+    text = text_of(page_of(router_of(write_project, tmp_path, settings={"models": priced})))
+    assert "No price" not in text
+    assert "No quality , and too few outcomes to estimate one: big, small ." in text
+    some = {**MODELS, "odd": {"quality": 0.5}}
+    text = text_of(page_of(router_of(write_project, tmp_path, settings={"models": some})))
+    assert "No model has both" not in text and "Not all are shown. No price" in text
+    assert "completion_usd_per_1m ): odd ." in text and "No quality" not in text
 
 
 # The map
