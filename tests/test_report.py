@@ -494,6 +494,28 @@ def test_a_browser_draws_the_page_without_errors_or_the_network(browser, router,
     assert browser.value("document.body.innerText").count("alert(4)") == 1
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_legend_says_which_colour_and_shape_is_which_route(browser, write_project, tmp_path, scheme):
+    routes = {f"route_{n}": {"utterances": [f"word{n} other{n}", f"third{n}"]} for n in range(20)}
+    page = tmp_path / "page.html"
+    page.write_text(page_of(router_of(write_project, tmp_path, routes)), encoding="utf-8")
+    browser.open(page, width=390, scheme=scheme)
+    keys = browser.value(
+        "[...document.querySelectorAll('#map-routes button')].map(one => { const mark = one.querySelector('path');"
+        " return [one.innerText, getComputedStyle(mark).fill, mark.getAttribute('d')] })"
+    )
+    assert [name for name, _, _ in keys] == list(routes)
+    assert len({(fill, shape) for _, fill, shape in keys}) == len(routes)
+    assert browser.value("document.documentElement.scrollWidth") <= 390
+    browser.value("document.querySelectorAll('#map-routes button')[3].click()")
+    pressed = "[...document.querySelectorAll('#map-routes [aria-pressed=true]')].map(one => one.innerText)"
+    assert browser.value(pressed) == ["route_3"]
+    assert browser.value("document.getElementById('map-route').value") == "3"
+    browser.value("document.querySelectorAll('#map-routes button')[3].click()")
+    assert browser.value(pressed) == [] and browser.value("document.getElementById('map-route').value") == ""
+    assert_quiet(browser)
+
+
 def test_hovering_shows_the_text_of_an_utterance_as_text(browser, router, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(page_of(router), encoding="utf-8")
