@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -264,13 +265,45 @@ def _parse(shape: type[_ShapeT], source: Source, problems: list[Problem]) -> _Sh
     except ValidationError as error:
         details = error.errors(include_url=False)
     misspelt = set(chain.from_iterable(_meant(shape, one) for one in details))
-    for one in details:
-        # Of a file that could not be read to its end, nothing is missing and a list or mapping may be a text.
-        cut = not source.complete and one["type"] in _WANTED and isinstance(one["input"], list | dict)
-        lacks = _lacks(one)
-        if not cut and (not lacks or (source.complete and not lacks & misspelt)):
-            problems.append(_problem(shape, source, one))
+    problems += [_problem(shape, source, one) for one in details if _counts(source, one, misspelt)]
+    problems += _under_misspelt_keys(shape, source, details)
     return None
+
+
+def _counts(source: Source, details: ErrorDetails, misspelt: set[tuple[str | int, ...]]) -> bool:
+    """Whether something is wrong, and not only unread or named by a `misspelt` key.
+
+    Of a file that could not be read to its end, nothing is missing and a list or mapping may be a text.
+    """
+    if not source.complete and details["type"] in _WANTED and isinstance(details["input"], list | dict):
+        return False
+    lacks = _lacks(details)
+    return not lacks or (source.complete and not lacks & misspelt)
+
+
+def _under_misspelt_keys(
+    shape: type[Shape], source: Source, details: list[ErrorDetails]
+) -> Iterator[Problem]:
+    """What is wrong with the values of unknown keys, taken for those of the keys that were meant."""
+    data = deepcopy(source.data)
+    written: dict[tuple[str | int, ...], tuple[str | int, ...]] = {}
+    for one in details:
+        for meant in _meant(shape, one):
+            *owner, key = _written(one)
+            mapping = Source(source.name, data).get(*owner)
+            if isinstance(mapping, dict) and meant[-1] not in mapping:
+                mapping[str(meant[-1])] = mapping.pop(str(key))
+                written[(*owner, meant[-1])] = (*owner, key)
+    if not written:
+        return
+    try:
+        shape.model_validate(data)
+    except ValidationError as error:
+        for one in error.errors(include_url=False):
+            path = tuple(_written(one))
+            for meant, there in written.items():
+                if path[: len(meant)] == meant and _counts(source, one, set()):
+                    yield _problem(shape, source, one, (*there, *path[len(meant) :]))
 
 
 def _lacks(details: ErrorDetails) -> set[tuple[str | int, ...]]:
@@ -304,13 +337,17 @@ def _is_about_key(details: ErrorDetails) -> bool:
     return details["type"] != "extra_forbidden" and details["loc"][-1:] == ("[key]",)
 
 
-def _problem(shape: type[Shape], source: Source, details: ErrorDetails) -> Problem:
+def _problem(
+    shape: type[Shape], source: Source, details: ErrorDetails, there: tuple[str | int, ...] | None = None
+) -> Problem:
+    """there: the path at which it stands, where a key of it is misspelt."""
     path = _written(details)
+    there = tuple(path) if there is None else there
     key = details["type"] == "extra_forbidden" or _is_about_key(details)
-    if details["type"] == "string_type" and details["input"] is None and source.is_cut(*path):
+    if details["type"] == "string_type" and details["input"] is None and source.is_cut(*there):
         message = "what follows `#` is a comment; put it in quotes if it is the text"
-        return source.problem(message, *path)
-    return source.problem(_message(shape, path, details), *path, key=key)
+        return source.problem(message, *there)
+    return source.problem(_message(shape, path, details), *there, key=key)
 
 
 def _message(shape: type[Shape], path: list[str | int], details: ErrorDetails) -> str:

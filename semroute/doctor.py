@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,17 +34,22 @@ class Finding:
     detail: str
 
 
-def examine(routes: Path, index: Path) -> list[Finding]:
-    """Look at the installation and at the project in `routes` and `index`. Never raises SemrouteError."""
+def examine(routes: Path, index: Path, named: Collection[Path] = ()) -> list[Finding]:
+    """Look at the installation and at the project in `routes` and `index`. Never raises SemrouteError.
+
+    named: those of the two that somebody asked for, and that are broken where they are not there; of folders
+        that are only looked for where they usually are, it is a note.
+    """
+    absent: Status = "broken" if routes in named else "note"
     findings = [
         Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
         *_packages(),
         _guarded("processor", _processor),
         _guarded("bundled encoders", _assets),
-        _guarded("routes", lambda: _routes(routes)),
+        _guarded("routes", lambda: _routes(routes, absent)),
         _guarded("index freshness", lambda: _freshness(routes, index)),
     ]
-    return [*findings, *_serving(index)]
+    return [*findings, *_serving(index, "broken" if index in named else "note")]
 
 
 def _guarded(check: str, look: Callable[[], tuple[Status, str]]) -> Finding:
@@ -88,9 +93,9 @@ def _assets() -> tuple[Status, str]:
     return ("broken", " ".join(problems)) if problems else ("ok", "minilm and static are intact")
 
 
-def _routes(routes: Path) -> tuple[Status, str]:
+def _routes(routes: Path, absent: Status) -> tuple[Status, str]:
     if not routes.exists():
-        return "note", f"{routes} is not here: needed to build only (`semroute init` writes a starter)"
+        return absent, f"{routes} is not here: needed to build only (`semroute init` writes a starter)"
     from semroute.config import load_config
 
     config = load_config(routes)
@@ -116,7 +121,7 @@ def _freshness(routes: Path, index: Path) -> tuple[Status, str]:
     return "ok", f"{index} is up to date with {routes}"
 
 
-def _serving(index: Path) -> Iterator[Finding]:
+def _serving(index: Path, absent: Status) -> Iterator[Finding]:
     from semroute.router import Router
 
     try:
@@ -124,7 +129,7 @@ def _serving(index: Path) -> Iterator[Finding]:
         router = Router.load(index, log=False)
         seconds = time.perf_counter() - started
     except ArtifactMissing as error:
-        yield Finding("index", "note", str(error))
+        yield Finding("index", absent, str(error))
         return
     except SemrouteError as error:
         yield Finding("index", "broken", str(error))

@@ -23,7 +23,7 @@ from semroute.decision import Candidate, Neighbor
 from semroute.errors import Problem
 from semroute.jsonl import Row, parse_rows, raise_any, read_lines
 from semroute.sources import did_you_mean
-from semroute.text import Prompt, PromptError, routed_text, visible
+from semroute.text import Prompt, PromptError, counted, routed_text, visible
 from semroute.yaml import shorten
 
 if TYPE_CHECKING:
@@ -268,11 +268,28 @@ class Evaluation:
         """Share of the cases in scope that a route served."""
         return None if self.refused_in_scope is None else 1.0 - self.refused_in_scope
 
+    @property
+    def passed(self) -> int:
+        """How many of all cases passed, those about a model alone among them."""
+        return sum(one.passed for one in self.results)
+
+    @property
+    def failed(self) -> int:
+        """How many of all cases did not pass."""
+        return len(self.results) - self.passed
+
+    @property
+    def outcome(self) -> str:
+        """For people: "7 cases: 6 passed, 1 failed"."""
+        return f"{counted(len(self.results), 'case')}: {self.passed:,} passed, {self.failed:,} failed"
+
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as plain JSON types, numbers rounded to six digits."""
         return {
             "index": self.index,
             "cases": self.cases,
+            "passed": self.passed,
+            "failed": self.failed,
             "accuracy": _rounded(self.accuracy),
             "macro_f1": _rounded(self.macro_f1),
             "in_scope": {

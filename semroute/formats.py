@@ -113,7 +113,7 @@ def _summary_lines(found: Assessment) -> Iterator[str]:
     evaluation = found.evaluation
     yield "## semroute eval"
     yield ""
-    yield f"{_outcome(evaluation)} {_verdict(found)}"
+    yield f"**{evaluation.outcome}.** {_outcome(evaluation)} {_verdict(found)}"
     yield ""
     yield from _measures(found)
     yield from _tag_table(found)
@@ -125,7 +125,7 @@ def _summary_lines(found: Assessment) -> Iterator[str]:
 def _outcome(evaluation: Evaluation) -> str:
     if evaluation.cases:
         right = evaluation.cases - len(evaluation.wrong)
-        return f"{right} of {evaluation.cases} cases are routed as labelled."
+        return f"{right} of {evaluation.cases} with a label are routed as labelled."
     served = f"{evaluation.model_right} of {evaluation.model_cases}"
     return f"No case says which route is right; {served} are served by the model that they expect."
 

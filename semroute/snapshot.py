@@ -656,6 +656,8 @@ def _storable(text: str) -> str:
 
 def _anonymous(error: Exception) -> str:
     """An error for the log, without anything that may hold prompt text: foreign messages are left out."""
+    if isinstance(error, PromptError):  # names types only
+        return str(error)
     if isinstance(error, SemrouteError):
         return f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -11,7 +11,7 @@ from semroute.assess import Assessment
 from semroute.compare import Changed, Comparison
 from semroute.evaluate import CaseResult, Estimate, Evaluation, RouteResult, Wrong
 from semroute.robustness import Steadiness
-from semroute.text import PromptError, routed_text
+from semroute.text import PromptError, one_line, routed_text
 
 _BAR = 40  # cells of a bar of the reliability table
 _SHOWN_PAIRS = 5  # of routes that are confused
@@ -56,6 +56,7 @@ def summary(evaluation: Evaluation, shown: int | None, width: int | None) -> Ite
 
 
 def _head(found: Evaluation, width: int | None) -> Iterator[str]:
+    yield found.outcome
     if found.cases:
         yield from _of_routes(found)
     else:
@@ -71,7 +72,7 @@ def _head(found: Evaluation, width: int | None) -> Iterator[str]:
 def _of_routes(found: Evaluation) -> Iterator[str]:
     calibration = found.calibration
     right = found.cases - len(found.wrong)
-    yield f"[bold]accuracy {_percent(found.accuracy)}[/]   {right} of {found.cases} cases right"
+    yield f"[bold]accuracy {_percent(found.accuracy)}[/]   {right} of {found.cases} routed as labelled"
     if found.in_scope:
         yield (
             f"  in scope      {found.in_scope:>6}   top-1 {_percent(found.top1)}, "
@@ -154,7 +155,7 @@ def _routes(found: Evaluation, width: int | None) -> Iterator[str]:
             f"{_percent(one.recall):>6}  {_percent(one.precision):>9}  "
         )
         room = None if width is None else max(width - len(line) - 2, 20)
-        yield "  " + escape((line + _fit(lost, room)).rstrip())
+        yield "  " + escape((line + one_line(lost, room)).rstrip())
     routes = [one for one in tried if one.route is not None]
     perfect = len(routes) - sum(one.route is not None for one in faulty)
     untried = len(found.routes) - len(routes)
@@ -169,11 +170,12 @@ def _badness(one: RouteResult) -> tuple[float, int]:
 
 
 def _reliability(found: Evaluation) -> Iterator[str]:
-    """A bar per bin that holds decisions: the share that is right, and `|` at the mean confidence."""
+    """A bar per bin that holds decisions: how often the best route is right; `|` at the mean confidence."""
     filled = [one for one in found.calibration.bins if one.decisions]
     if not filled:
         yield "  No decision carried a calibrated confidence."
         return
+    yield "  [dim]how often the best-scoring route is right, whether or not it was accepted[/]"
     yield "  [dim]confidence    count   said  right  |: what was said[/]"
     for one in filled:
         said, right = one.confidence or 0.0, one.right or 0.0
@@ -199,14 +201,14 @@ def _wrong_prompts(wrong: tuple[Wrong, ...], shown: int | None, width: int | Non
 def _wrong_prompt(one: Wrong, width: int | None) -> Iterator[str]:
     place = one.case.where
     room = None if width is None else max(width - len(place) - 4, 20)
-    yield f"  [dim]{escape(place)}[/]  [bold]{escape(_fit(_text(one), room))}[/]"
+    yield f"  [dim]{escape(place)}[/]  [bold]{escape(one_line(_text(one), room))}[/]"
     yield f"    {_expectation(one)}: {one.reason}, confidence {one.confidence:.2f}"
     if one.detail:
         yield from (f"    {escape(line)}" for line in _wrapped(one.detail, width))
     for near in one.neighbors:
         start = f"{near.similarity:.3f}  {near.route}: "
         room = None if width is None else max(width - len(start) - 6, 20)
-        yield f"      {escape(start + _fit(near.utterance, room))}"
+        yield f"      {escape(start + one_line(near.utterance, room))}"
 
 
 def _expectation(one: Wrong) -> str:
@@ -237,7 +239,7 @@ def _compared(found: Comparison, shown: int | None, width: int | None) -> Iterat
 def _changed(one: Changed, width: int | None) -> Iterator[str]:
     place = f"{one.verdict:<6}  {one.after.case.where}"
     room = None if width is None else max(width - len(place) - 4, 20)
-    yield f"  [dim]{escape(place)}[/]  {escape(_fit(_text(one.after), room))}"
+    yield f"  [dim]{escape(place)}[/]  {escape(one_line(_text(one.after), room))}"
     yield f"    {escape(_served(one.before))}, now {escape(_served(one.after))}"
 
 
@@ -266,12 +268,6 @@ def _text(one: Wrong | CaseResult) -> str:
 
 def _wrapped(text: str, width: int | None) -> list[str]:
     return [text] if width is None else textwrap.wrap(text, max(width - 4, 20))
-
-
-def _fit(text: str, room: int | None) -> str:
-    """`text` on one line, cut to `room` characters where there is a limit."""
-    line = " ".join(text.split())
-    return line if room is None or len(line) <= room else line[: room - 4].rstrip() + " ..."
 
 
 def _percent(share: float | None) -> str:

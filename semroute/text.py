@@ -84,6 +84,12 @@ def visible(text: str) -> str:
     return text.translate(_STEERING)
 
 
+def one_line(text: str, most: int | None = None) -> str:
+    """`text` on one line, cut to `most` characters where there is a limit."""
+    line = " ".join(text.split())
+    return line if most is None or len(line) <= most else line[: most - 4].rstrip() + " ..."
+
+
 def counted(number: int, what: str) -> str:
     """`number` of `what`, which takes an s where there is not one: "1 route", "2,000 routes"."""
     return f"{number:,} {what}{'s' * (number != 1)}"

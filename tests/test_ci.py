@@ -179,6 +179,16 @@ def test_the_action_shows_what_a_change_does_and_fails_on_a_stale_index(small, e
     assert "| expensive first |" in summary
 
 
+def test_the_action_writes_no_decision_into_a_log(tmp_path, write_project, environment):
+    write_project(settings={"log": {"store": f"jsonl:{tmp_path / 'decisions.jsonl'}"}})
+    git(tmp_path, "init", "--quiet")
+    subprocess.run(["semroute", "build"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    action = Action(tmp_path, environment, baseline=commit_all(tmp_path, "base"))
+    _, printed = action.run("Validate", "Lint", "Evaluate")
+    assert "There is no index" not in printed
+    assert not (tmp_path / "decisions.jsonl").exists()
+
+
 def test_findings_are_warnings_and_with_strict_lint_errors(small, environment):
     folder, base = small
     failed, printed = Action(folder, environment, baseline=base).run("Evaluate", "Fail on a stale index")

@@ -136,6 +136,12 @@ def test_build_tells_what_it_embedded(semroute, write_project, project):
     assert summary["encoder"] == "static" and summary["fingerprint"].startswith("sha256:")
 
 
+def test_build_of_no_routes_speaks_of_no_limits(semroute, write_project):
+    write_project({}, {"default": {"models": ["big", "small"]}})
+    said = semroute("build").stdout
+    assert "of 0 routes" in said and "fitted" not in said and "max_distance" not in said
+
+
 def test_build_names_the_same_utterance_in_two_routes(semroute, write_project):
     write_project(ROUTES | {"again": [ROUTES["billing"][0]]})
     done = semroute("build")
@@ -254,13 +260,14 @@ def test_bad_lines_are_named_all_at_once(semroute, project):
     [
         ((), "Give one PROMPT"),
         (("hello", "--input", "in.txt"), "Give one PROMPT"),
+        (("where", "is my", "refund"), "put it in quotes, such as 'where is my refund'"),
         (("--input", "missing.txt"), "missing.txt"),
         (("--input", "in.csv"), ".jsonl"),
         (("--input", "latin.txt"), "UTF-8"),
         (("hello", "--index", "nowhere"), "`semroute build --index nowhere`"),
         (("hello", "--index", "no where"), "`semroute build --index 'no where'`"),
     ],
-    ids=["nothing", "both", "missing", "suffix", "latin", "no index", "no index, with a space"],
+    ids=["nothing", "both", "no quotes", "missing", "suffix", "latin", "no index", "no index, with a space"],
 )
 def test_wrong_input_is_exit_code_two_and_a_sentence(semroute, project, arguments, said):
     (project / "latin.txt").write_bytes(b"caf\xe9")
@@ -328,7 +335,8 @@ def test_eval_shows_what_was_wrong_and_why(semroute, project):
     )
     done = semroute("eval", "--cases", "cases.jsonl")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("accuracy 66.7%   2 of 3 cases right\n")
+    assert done.stdout.startswith("3 cases: 2 passed, 1 failed\naccuracy 66.7%   2 of 3 routed as labelled\n")
+    assert "how often the best-scoring route is right, whether or not it was accepted" in done.stdout
     assert "cases.jsonl:2  hello there" in done.stdout and "cases.jsonl:1" not in done.stdout
     assert "expected coding, got smalltalk: match" in done.stdout
     assert "1.000  smalltalk: hello there" in done.stdout
@@ -345,10 +353,11 @@ def test_eval_as_json(semroute, project):
     done = semroute("eval", "--cases", "cases.jsonl", "--json")
     found = json.loads(done.stdout)
     assert set(found) == {
-        "index", "cases", "accuracy", "macro_f1", "in_scope", "out_of_scope", "reasons", "calibration",
+        "index", "cases", "passed", "failed", "accuracy", "macro_f1", "in_scope", "out_of_scope", "reasons", "calibration",
         "routes", "wrong", "intervals", "confusion", "tags", "models", "shadow", "floors",
     }  # fmt: skip
     assert (found["cases"], found["accuracy"], found["calibration"]["auroc"]) == (2, 0.5, None)
+    assert (found["passed"], found["failed"]) == (1, 1)
     assert [row["route"] for row in found["routes"]] == ["billing", "coding", "smalltalk", None]
     (wrong,) = found["wrong"]
     assert (wrong["file"], wrong["line"], wrong["prompt"]) == ("cases.jsonl", 1, messages)
@@ -473,12 +482,26 @@ def test_eval_of_probes_counts_them_by_tag(semroute, project):
 def test_eval_of_cases_that_say_nothing_of_routes_speaks_of_models(semroute, project):
     write_cases(project, {"prompt": "hello there", "model": "small"}, {"prompt": "x", "model": "big"})
     done = semroute("eval", "--cases", "cases.jsonl")
-    assert done.stdout.startswith("no route measured   no case says which route is right\n")
-    assert "expected model     2   right 2" in done.stdout and " 0 " not in done.stdout
+    assert done.stdout.startswith(
+        "2 cases: 2 passed, 0 failed\nno route measured   no case says which route is right\n"
+    )
+    assert "expected model     2   right 2" in done.stdout and "accuracy" not in done.stdout
     done = semroute("eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY="")
     assert (
         "No case says which route is right; 2 of 2 are served by the model that they expect." in done.stdout
     )
+
+
+def test_what_passed_and_failed_counts_every_case_and_json_keeps_the_labelled_ones_apart(semroute, project):
+    rows = [{"prompt": "where is my refund", "route": "billing"}] * 6
+    write_cases(project, *rows, {"prompt": "where is my refund", "model": "big"})
+    told = "7 cases: 6 passed, 1 failed"
+    printed = semroute("eval", "--cases", "cases.jsonl").stdout
+    assert printed.startswith(f"{told}\n") and "6 of 6 routed as labelled" in printed
+    summary = semroute("eval", "--cases", "cases.jsonl", "--format", "github", GITHUB_STEP_SUMMARY="").stdout
+    assert f"**{told}.** 6 of 6 with a label are routed as labelled." in summary
+    found = json.loads(semroute("eval", "--cases", "cases.jsonl", "--json").stdout)
+    assert (found["cases"], found["passed"], found["failed"]) == (6, 6, 1)
 
 
 HALVES = (
@@ -600,6 +623,22 @@ def test_eval_in_the_formats_of_others(semroute, project):
     assert semroute("eval", "--format", "html").returncode == 2
 
 
+@pytest.mark.parametrize("command", ["eval", "report"])
+def test_a_folder_of_routes_that_was_named_must_be_there(semroute, project, command):
+    write_cases(project, {"prompt": "where is my refund", "route": "billing"})
+    done = semroute(command, "--cases", "cases.jsonl", "--routes", "nope")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--routes nope: no such folder" in done.stderr
+    assert "not a folder" in semroute(command, "--routes", "cases.jsonl").stderr
+
+
+@pytest.mark.parametrize(("command", "form"), [("eval", "junit"), ("eval", "table"), ("lint", "github")])
+def test_json_and_another_format_contradict_each_other(semroute, project, command, form):
+    done = semroute(command, "--format", form, "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--json contradicts --format {form}" in done.stderr
+
+
 def test_eval_under_perturbations(semroute, project):
     write_cases(project, {"prompt": "where is my refund", "route": "billing"})
     done = semroute("eval", "--cases", "cases.jsonl", "--robustness")
@@ -672,6 +711,14 @@ def test_doctor_finds_what_is_broken(semroute, write_project, project):
 def test_doctor_in_an_empty_folder_says_how_to_begin(semroute):
     done = semroute("doctor")
     assert done.returncode == 0 and "semroute init" in done.stdout
+
+
+@pytest.mark.parametrize(("option", "check"), [("--routes", "routes"), ("--index", "index")])
+def test_doctor_finds_a_folder_broken_that_was_named_and_is_not_there(semroute, project, option, check):
+    done = semroute("doctor", option, "nope", "--json")
+    assert done.returncode == 1
+    (broken,) = [row for row in json.loads(done.stdout) if row["status"] == "broken"]
+    assert broken["check"] == check and "nope" in broken["detail"]
 
 
 def test_schemas_are_json_schemas(semroute):

@@ -574,6 +574,21 @@ class TestSyntax:
         )
         assert [problem.partition(": ")[0] for problem in problems] == ["routes/semroute.yaml:2:10"]
 
+    def test_a_misspelt_key_hides_neither_its_own_mistakes_nor_those_beside_it(
+        self, refusal: Refusal
+    ) -> None:
+        route = 'model: m\nutterance:\n  - hello\n  - 12\n  - ""\nmax_distanse: 9\n'
+        told = refusal(semroute="defualt: {model: 1}\nmodels: {m: {qualiti: 7}}\n", a=route)
+        assert [problem.split(" ")[0] for problem in told] == [
+            "routes/a.yaml:1:1:",  # `name` is missing
+            "routes/a.yaml:2:1:", "routes/a.yaml:4:5:", "routes/a.yaml:5:5:",
+            "routes/a.yaml:6:1:", "routes/a.yaml:6:15:",
+            "routes/semroute.yaml:1:1:", "routes/semroute.yaml:1:18:",
+            "routes/semroute.yaml:2:14:", "routes/semroute.yaml:2:23:",
+        ]  # fmt: skip
+        assert "`name` is missing" in told[0] and "must be text, not a number" in told[2]
+        assert "must be at most" in told[5] and "must be text" in told[7]
+
     def test_a_misspelt_key_is_not_called_missing_as_well(self, refusal: Refusal) -> None:
         (problem,) = refusal(a="name: a\nmodle: m\nutterances: [x]\n")
         assert problem.startswith("routes/a.yaml:2:1: unknown key `modle`; did you mean `model`?")
@@ -664,9 +679,10 @@ class TestSecrets:
     )
     def test_a_pasted_key_is_refused_and_not_repeated(self, refusal: Refusal, card: str) -> None:
         problems = refusal(semroute=f"default: {{model: m}}\nmodels:\n  m:\n    {card.format(self.CANARY)}\n")
-        assert len(problems) == 1
+        # The key `api_key` does not exist, and its value would not be one of `api_key_env` either.
+        assert len(problems) == (2 if card.startswith("api_key: ") else 1)
         assert problems[0].startswith("routes/semroute.yaml:4:")
-        assert "canary" not in problems[0]
+        assert "canary" not in "".join(problems)
 
     def test_utterances_are_not_repeated_either(self, refusal: Refusal) -> None:
         a = "name: a\nmodel: m\nutterances: [the canary sings, {canary: x}]\nheldout: [The  Canary sings, 5]\n"

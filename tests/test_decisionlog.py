@@ -1048,6 +1048,20 @@ def test_answers_that_a_cascade_rejected_count_for_the_model_that_gave_them():
     assert (found.judged, found.mean, found.default_mean) == (2, 1.0, 1.0)
 
 
+def test_savings_name_the_judged_answers_that_were_not_served(project, command, load):
+    router = load(project("sqlite:semroute.db"))
+    decision = router.route(CANARY)
+    router.feedback(decision, 0.0)
+    router.served(decision, model="big", prompt_tokens=10, completion_tokens=10)
+    router.feedback(decision, 1.0)
+    assert router.flush(20)
+    told = command("log", "savings").stdout
+    assert "of the 1 decision that somebody judged" in told
+    assert "by model, 1 judged answer more that was not served" in told
+    assert "billing -> small: no answer served, score 0.00 (1 judged)" in told
+    assert "billing -> big: 1 decision, score 1.00 (1 judged)" in told
+
+
 def test_calls_that_help_to_choose_are_paid_for_and_answer_nothing(opened):
     log, event = opened(), decided()
     counts = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
@@ -1164,7 +1178,7 @@ def test_the_commands_of_the_log(project, command, load, tmp_path):
         "$0.000450",
         "812 ms",
     ]
-    assert "score 0.5 by an?[31mn" in first and "default -> big" in second
+    assert r"score 0.5 by an\u001b[31mn" in first and CANARY not in first and "default -> big" in second
     assert json.loads(command("log", "tail", "-n", "1", "--json").stdout)["route"] is None
     told = command("log", "savings").stdout
     assert "$0.000450 for 1 decision (1000 prompt + 100 completion tokens)" in told
@@ -1176,8 +1190,23 @@ def test_the_commands_of_the_log(project, command, load, tmp_path):
     assert "no decisions" in command("log", "savings", "--since", "2999-01-01").stdout
     assert "yesterday" in command("log", "savings", "--since", "yesterday", code=2).stderr
     assert len(command("log", "export").stdout.splitlines()) == 2
-    assert json.loads(command("log", "forget", CANARY, "--json").stdout) == {"outcomes": 1, "decisions": 1}
+    assert command("log", "forget", CANARY).stdout == "1 decision and 1 outcome erased\n"
+    assert json.loads(command("log", "forget", CANARY, "--json").stdout) == {"outcomes": 0, "decisions": 0}
+    assert (
+        "put it in quotes, such as 'sort a list'" in command("log", "forget", "sort", "a list", code=2).stderr
+    )
     assert len(command("log", "export").stdout.splitlines()) == 1
+
+
+def test_tail_shows_the_prompt_where_it_is_kept_on_one_line(project, command, load):
+    router = load(project("sqlite:semroute.db", keep_text=True))
+    router.route("where is\n\tmy refund \x1b[2J")
+    router.route("where is my refund " * 50)
+    assert router.flush(20)
+    first, second = command("log", "tail").stdout.splitlines()
+    assert first.split("\t")[8:] == [r"where is my refund \u001b[2J"]
+    shown = second.split("\t")[8]
+    assert shown.startswith("where is my refund where") and shown.endswith(" ...") and len(shown) <= 120
 
 
 def test_a_cost_above_nothing_is_never_shown_as_nothing(project, command, load):

@@ -14,6 +14,7 @@ import time
 import tracemalloc
 import warnings
 from dataclasses import replace
+from datetime import datetime
 from itertools import pairwise
 
 import numpy as np
@@ -1018,11 +1019,41 @@ def test_add_list_revert_forget_export(command):
     assert command("escalations", "add", "x", "--model", "huge").returncode == 2
 
 
+def test_what_one_command_did_is_said_in_the_singular_and_a_prompt_needs_quotes(command, tmp_path):
+    for words in (("add", "sort", "a", "list", "--model", "small"), ("forget", "sort", "a", "list")):
+        done = command("escalations", *words)
+        assert done.returncode == 2 and "put it in quotes, such as 'sort a list'" in done.stderr
+    (tmp_path / "graded.jsonl").write_text('{"prompt": "x y", "model": "small", "score": 1}\nnot json\n')
+    told = command("escalations", "import", "graded.jsonl").stdout
+    assert told == "graded.jsonl: 1 outcome of 1 line imported, 0 known already, 1 line refused\n"
+    command("escalations", "add", "sort a list", "--model", "small", "--by", "ann")
+    reverted = command("escalations", "revert", "--by", "ann").stdout
+    assert reverted.endswith("1 outcome counts no longer\n")
+    done = command("escalations", "revert", "--id", "nonsense")
+    assert done.returncode == 2 and "new_ulid" not in done.stderr
+    assert command("escalations", "forget", "sort a list").stdout == "1 outcome erased\n"
+
+
 def test_a_reason_makes_no_line_and_steers_no_terminal_in_the_list(command):
     why = "not\tgood\n01J0\tbig 1\t-\tadmin \x1b[2J"
     command("escalations", "add", "sort a list", "--model", "small", "--to", "big", "--why", why)
     (line,) = command("escalations", "list").stdout.splitlines()
-    assert line.split("\t")[3:] == [OPERATOR, r"not good 01J0 big 1 - admin \u001b[2J"]
+    assert line.split("\t")[4:] == [OPERATOR, r"not good 01J0 big 1 - admin \u001b[2J"]
+
+
+def test_the_list_shows_when_an_outcome_was_said_and_the_text_where_it_is_kept(write_project, tmp_path):
+    kept = {"store": "sqlite:outcomes.db", "keep_text": True}
+    build_index(write_project(settings={"escalations": kept}), tmp_path / "index")
+    router = Router.load(tmp_path / "index")
+    router.add_outcome("fix\tthis\nbug " + "x" * 500 + "\x1b[2J", "small", 0.0)
+    done = subprocess.run(
+        [sys.executable, "-m", "semroute", "escalations", "list"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    when, identity, *_, why, text = line.split("\t")
+    assert datetime.strptime(when, "%Y-%m-%d %H:%M:%S") and len(identity) == 26
+    assert why == "-" and text.startswith("fix this bug xxx") and text.endswith(" ...") and len(text) == 120
 
 
 BAD_GRADES = [

@@ -79,7 +79,7 @@ def test_a_heldout_prompt_whose_yaml_is_not_known_is_in_no_file():
 def test_the_summary_shows_measures_floors_and_what_changed():
     cases = [Case("where is it", "a", "f", 1, tags=("smoke",)), Case("there", None, "f", 2)]
     text = job_summary(assessed(*cases, before=decision("a"), floors=[MISSED]))
-    assert "0 of 2 cases are routed as labelled. Floors that do not hold: tags\\.a\\:b,c." in text
+    assert "0 of 2 with a label are routed as labelled. Floors that do not hold: tags\\.a\\:b,c." in text
     assert "| accuracy | 0.000 | 0.000 to 0.000 |  | 0.500 |" in text
     assert "| a\\:b,c | no case | 1 ❌ |" in text and "| smoke | 0 of 1 |  |" in text
     assert "2 prompts: 0 better, 1 worse, 1 neither" in text

@@ -177,6 +177,7 @@ def test_a_case_about_a_model_alone_says_nothing_of_routes(router):
     (wrong,) = both.evaluation.wrong_models
     page = render(both)
     assert "1 prompt of 1 that expect a model" in page and "<bdi>smoke</bdi>" in page
+    assert "2 cases: 1 passed, 1 failed." in page and "best route right</th>" in page
     assert all(one.label == one.found for one in both.map.prompts)
     (row,) = csv.DictReader(io.StringIO(wrong_csv([wrong])))
     assert (row["expected"], row["expected_model"], row["model"]) == ("(any)", "big", "small")
@@ -254,9 +255,22 @@ def test_a_report_of_next_to_nothing_is_a_report(write_project, tmp_path, routes
     assert "</html>" in page
 
 
-def test_models_without_prices_are_named(write_project, tmp_path):
-    page = page_of(router_of(write_project, tmp_path, settings={"models": {"small": {}, "big": {}}}))
-    assert "No prices or no qualities." in page
+def text_of(page):
+    return " ".join(" ".join(Tags(page).text).split())
+
+
+def test_what_is_missing_of_prices_and_qualities_is_named_with_its_models(write_project, tmp_path):
+    text = text_of(page_of(router_of(write_project, tmp_path, settings={"models": {"small": {}, "big": {}}})))
+    assert "No model has both a price and a quality." in text
+    assert "completion_usd_per_1m ): big, small . No quality , and too few" in text
+    priced = {name: card | {"quality": None} for name, card in MODELS.items()}
+    text = text_of(page_of(router_of(write_project, tmp_path, settings={"models": priced})))
+    assert "No price" not in text
+    assert "No quality , and too few outcomes to estimate one: big, small ." in text
+    some = {**MODELS, "odd": {"quality": 0.5}}
+    text = text_of(page_of(router_of(write_project, tmp_path, settings={"models": some})))
+    assert "No model has both" not in text and "Not all are shown. No price" in text
+    assert "completion_usd_per_1m ): odd ." in text and "No quality" not in text
 
 
 # The map
@@ -411,12 +425,14 @@ def test_the_command_writes_the_page_and_says_where(router, tmp_path):
     assert "routes/semroute.yaml" in (tmp_path / "report.html").read_text(
         encoding="utf-8"
     )  # the prompt's place
+    (tmp_path / "elsewhere").mkdir()
     command += ["--routes", "elsewhere"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
     told = json.loads(done.stdout)
     assert told["path"] == "report.html"
     assert told["bytes"] == (tmp_path / "report.html").stat().st_size
     assert told["cases"] == 7
+    assert told["csv"] == {"path": "wrong.csv", "bytes": (tmp_path / "wrong.csv").stat().st_size}
     # Another process, the same bytes.
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == page_of(router)
     assert (tmp_path / "wrong.csv").read_text().startswith("file,line,prompt")
@@ -430,6 +446,13 @@ def test_the_command_takes_cases_and_names_what_is_wrong(router, tmp_path):
     cases.write_text('{"prompt": "charged twice", "route": "billing"}\n')
     done = report("--cases", str(cases), "--output", str(page))
     assert done.stdout.startswith(f"{page}: ")
+    sheet = tmp_path / "wrong.csv"
+    announced = report("--cases", str(cases), "--output", str(page), "--csv", str(sheet)).stdout.splitlines()[
+        1
+    ]
+    wrong = len(sheet.read_text().splitlines()) - 1
+    assert announced.startswith(f"{sheet}: {wrong} wrong prompt")
+    assert announced.endswith(f"{sheet.stat().st_size / 1e3:.1f} KB")
     assert data_of(page.read_text(encoding="utf-8"))["map"]["prompts"]["text"] == ["charged twice"]
     done = report("--output", str(tmp_path / "no" / "page.html"))
     assert done.exit_code == 2
@@ -469,6 +492,28 @@ def test_a_browser_draws_the_page_without_errors_or_the_network(browser, router,
     )
     assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.value("document.body.innerText").count("alert(4)") == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_legend_says_which_colour_and_shape_is_which_route(browser, write_project, tmp_path, scheme):
+    routes = {f"route_{n}": {"utterances": [f"word{n} other{n}", f"third{n}"]} for n in range(20)}
+    page = tmp_path / "page.html"
+    page.write_text(page_of(router_of(write_project, tmp_path, routes)), encoding="utf-8")
+    browser.open(page, width=390, scheme=scheme)
+    keys = browser.value(
+        "[...document.querySelectorAll('#map-routes button')].map(one => { const mark = one.querySelector('path');"
+        " return [one.innerText, getComputedStyle(mark).fill, mark.getAttribute('d')] })"
+    )
+    assert [name for name, _, _ in keys] == list(routes)
+    assert len({(fill, shape) for _, fill, shape in keys}) == len(routes)
+    assert browser.value("document.documentElement.scrollWidth") <= 390
+    browser.value("document.querySelectorAll('#map-routes button')[3].click()")
+    pressed = "[...document.querySelectorAll('#map-routes [aria-pressed=true]')].map(one => one.innerText)"
+    assert browser.value(pressed) == ["route_3"]
+    assert browser.value("document.getElementById('map-route').value") == "3"
+    browser.value("document.querySelectorAll('#map-routes button')[3].click()")
+    assert browser.value(pressed) == [] and browser.value("document.getElementById('map-route').value") == ""
+    assert_quiet(browser)
 
 
 def test_hovering_shows_the_text_of_an_utterance_as_text(browser, router, tmp_path):

@@ -653,3 +653,13 @@ def test_threads_that_come_first_at_once_load_one_index(write_project, tmp_path)
         "print(set(answers), len(answers), len(_default._routers))"
     )
     assert run_python(code, tmp_path) == "{'smalltalk'} 16 1"
+
+
+def test_the_log_says_what_was_wrong_with_a_prompt_and_nothing_of_its_text(router_of, caplog):
+    router = router_of()
+    router.route(None)
+    router.route([["secret canary"]])
+    assert [record.getMessage() for record in caplog.records] == [
+        "The default serves 1 prompt: a prompt is text or a list of messages, not NoneType",
+        "The default serves 1 prompt: a message is a mapping with role and content, not list",
+    ]

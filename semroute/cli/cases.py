@@ -5,9 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from semroute.cli.output import refuse
+
 if TYPE_CHECKING:
     from semroute.evaluate import Case
     from semroute.router import Router
+
+
+def written_routes(given: Path | None, index: Path) -> Path:
+    """The folder of the YAML: the one `given`, which must be there, else `routes/` beside `index`."""
+    if given is None:
+        return index.parent / "routes"
+    if not given.is_dir():
+        refuse(f"--routes {given}: {'not a folder' if given.exists() else 'no such folder'}.")
+    return given
 
 
 def labelled_cases(

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semroute.cli.moments import MOMENT_HELP, moment
+from semroute.cli.moments import MOMENT_HELP, moment, told_moment
 from semroute.cli.output import (
     BAD_INPUT,
+    SHOWN_TEXT,
     IndexOption,
     JsonOption,
+    one_prompt,
     plain,
     print_json,
     print_line,
@@ -21,7 +23,7 @@ from semroute.cli.output import (
     say,
     say_problems,
 )
-from semroute.text import counted
+from semroute.text import counted, one_line
 
 if TYPE_CHECKING:
     from semroute.escalations import Outcome
@@ -40,7 +42,7 @@ _IdsOption = Annotated[
 
 @escalations.command("add")
 def add_outcome(
-    prompt: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
+    words: Annotated[list[str], typer.Argument(metavar="PROMPT", help="The prompt.", show_default=False)],
     model: Annotated[str, typer.Option("--model", help="The model that answered.", show_default=False)],
     score: Annotated[float, typer.Option("--score", help="How good it was, from 0 to 1.")] = 0.0,
     to: Annotated[
@@ -52,6 +54,7 @@ def add_outcome(
     as_json: JsonOption = False,
 ) -> None:
     """Store one outcome. Without --by it is the operator's, and counts at once."""
+    prompt = one_prompt(words) or ""
     router = _remembering(index)
     identity = router.add_outcome(prompt, model, score, by=by, escalated_to=to, why=why)
     print_json({"id": identity}) if as_json else print_line(identity)
@@ -82,8 +85,8 @@ def import_outcomes(
         print_json({**counts, "problems": plain(problems)})
     else:
         print_line(
-            f"{file}: {added} outcomes of {len(graded)} lines imported, {given - added} were known already, "
-            f"{wrong} {'line' if wrong == 1 else 'lines'} refused"
+            f"{file}: {counted(added, 'outcome')} of {counted(len(graded), 'line')} imported, "
+            f"{given - added:,} known already, {counted(wrong, 'line')} refused"
         )
     if problems:
         say_problems(problems)
@@ -111,9 +114,12 @@ def list_outcomes(
         else:
             went = f" -> {outcome.escalated_to}" if outcome.escalated_to else ""
             said = f"{outcome.model} {outcome.score:g}{went}"
-            parts = (outcome.id, said, outcome.route or "-", outcome.by, outcome.why or "")
+            when = told_moment(outcome.time)
+            parts = [when, outcome.id, said, outcome.route or "-", outcome.by, outcome.why or "-"]
+            if outcome.text is not None:
+                parts.append(one_line(outcome.text, SHOWN_TEXT))
             # Who judges writes `by` and `why`, which must not make lines and columns of their own.
-            print_line("\t".join(" ".join(part.split()) for part in parts).rstrip())
+            print_line("\t".join(map(one_line, parts)))
     say(f"{counted(count, 'outcome')} {'counts' if count == 1 else 'count'}")
 
 
@@ -171,7 +177,9 @@ def quarantine(
 
 @escalations.command("forget")
 def forget_outcomes(
-    prompt: Annotated[str | None, typer.Argument(help="The prompt to forget.", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]", help="The prompt to forget.", show_default=False)
+    ] = None,
     by: _ByOption = None,
     ids: _IdsOption = None,
     index: IndexOption = Path("index"),
@@ -181,6 +189,7 @@ def forget_outcomes(
     from semroute.cli.forgetting import forget_decisions, forget_principal
     from semroute.escalations import prompt_hash
 
+    prompt = one_prompt(words)
     if prompt is None and by is None and not ids:
         refuse("Say which: the PROMPT, --by or --id.")
     router = _remembering(index)
@@ -195,10 +204,8 @@ def forget_outcomes(
     if as_json:
         print_json({"erased": erased, "decisions": decisions, "judgements": judgements})
     else:
-        logged = (
-            "" if settings.log is None else f", {decisions} decisions and {judgements} judgements of the log"
-        )
-        print_line(f"{erased} outcomes erased{logged}")
+        logged = f", {counted(decisions, 'decision')} and {counted(judgements, 'judgement')} of the log"
+        print_line(f"{counted(erased, 'outcome')} erased{'' if settings.log is None else logged}")
 
 
 def _remembering(index: Path) -> Router:
@@ -234,5 +241,6 @@ def _say_event(memory: Memory, as_json: bool, **said: Any) -> None:
     if as_json:
         print_json({"id": event.id, "kind": event.kind, "fewer": fewer})
     else:
-        change = f"{fewer} outcomes count no longer" if fewer >= 0 else f"{-fewer} outcomes count again"
+        count = "counts" if abs(fewer) == 1 else "count"
+        change = f"{counted(abs(fewer), 'outcome')} {count} {'no longer' if fewer >= 0 else 'again'}"
         print_line(f"{event.kind} {event.id}: {change}")

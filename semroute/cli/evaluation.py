@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from semroute.cli.cases import labelled_cases
+from semroute.cli.cases import labelled_cases, written_routes
 from semroute.cli.output import (
     CHECK_FAILED,
     CasesOption,
@@ -61,9 +61,12 @@ def evaluate_index(
     robustness: Annotated[
         bool, typer.Option("--robustness", help="Perturb the prompts too, and tell how many flip.")
     ] = False,
-    output: Annotated[
-        Format, typer.Option("--format", help="How to print it; `github` is for GitHub Actions.")
-    ] = Format.TABLE,
+    form: Annotated[
+        Format | None,
+        typer.Option(
+            "--format", help="How to print it; `github` is for GitHub Actions.", show_default="table"
+        ),
+    ] = None,
     routes: WrittenRoutesOption = None,
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Show every wrong prompt, not only {_SHOWN_WRONG}.")
@@ -75,10 +78,13 @@ def evaluate_index(
     from semroute.assess import assess
     from semroute.router import Router
 
+    if as_json and form not in (None, Format.JSON):
+        refuse(f"--json contradicts --format {form}; give one of them.")
+    output = Format.JSON if as_json else form or Format.TABLE
+    where = written_routes(routes, index)
     router = Router.load(index, log=False)
     say_if_stale(router.index, index)
     before = None if baseline is None else _baseline(baseline)
-    where = index.parent / "routes" if routes is None else routes
     labelled = labelled_cases(cases, router, where, before)
     if not labelled:
         refuse(
@@ -101,7 +107,6 @@ def evaluate_index(
             f"[yellow]note:[/] floors on tags ({escape(tags)}) are not checked: heldout lists carry no tags;"
             " give --cases FILE.jsonl"
         )
-    output = Format.JSON if as_json else output
     _print(found, output, None if show_all else _SHOWN_WRONG)
     if output is not Format.TABLE:  # which says it itself
         for floor in found.missed:

@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from semroute.cli.moments import MOMENT_HELP, moment
-from semroute.cli.output import IndexOption, JsonOption, print_json, print_line, refuse, say
+from semroute.cli.moments import MOMENT_HELP, moment, told_moment
+from semroute.cli.output import (
+    SHOWN_TEXT,
+    IndexOption,
+    JsonOption,
+    one_prompt,
+    print_json,
+    print_line,
+    refuse,
+    say,
+)
+from semroute.text import counted, one_line
 
 if TYPE_CHECKING:
     from semroute.config import Settings
@@ -95,7 +105,7 @@ def export(
     if as_json:
         print_json({"output": str(output), "format": form, "decisions": written})
     else:
-        print_line(f"{output}: {written} decisions")
+        print_line(f"{output}: {_count(written)}")
 
 
 @log.command("savings")
@@ -121,20 +131,24 @@ def show_savings(
 
 @log.command("forget")
 def forget(
-    prompt: Annotated[str, typer.Argument(help="The prompt to forget.", show_default=False)],
+    words: Annotated[
+        list[str], typer.Argument(metavar="PROMPT", help="The prompt to forget.", show_default=False)
+    ],
     index: IndexOption = Path("index"),
     as_json: JsonOption = False,
 ) -> None:
     """Erase for ever what is stored on a prompt: here, and among the outcomes."""
     from semroute.cli.forgetting import forget_prompt
 
+    prompt = one_prompt(words) or ""
     root, settings = _settings(index)
     _require(settings)
     erased = forget_prompt(prompt, settings, root)
     if as_json:
         print_json(erased)
     else:
-        print_line(f"{erased['decisions']} decisions and {erased['outcomes']} outcomes erased")
+        decisions, outcomes = erased["decisions"], erased["outcomes"]
+        print_line(f"{counted(decisions, 'decision')} and {counted(outcomes, 'outcome')} erased")
 
 
 def _settings(index: Path) -> tuple[Path, Settings]:
@@ -189,12 +203,11 @@ def _show(decision: LoggedDecision, as_json: bool) -> None:
 
 def _line(decision: LoggedDecision) -> str:
     """A decision on one line, its parts separated by tabs."""
-    when = datetime.fromtimestamp(decision.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
     served = decision.model
     if decision.served_by not in {None, decision.model}:
         served += f" => {decision.served_by}"
     parts = [
-        when,
+        told_moment(decision.time),
         decision.id,
         f"{decision.route or 'default'} -> {served}",
         f"{decision.reason} {decision.confidence:.2f}",
@@ -204,8 +217,11 @@ def _line(decision: LoggedDecision) -> str:
         _judged(decision),
     ]
     if decision.error is not None:
-        parts.append(f"error: {' '.join(decision.error.split())}")
-    return "\t".join("".join(c if c.isprintable() else "?" for c in part) for part in parts)
+        parts.append(f"error: {decision.error}")
+    if decision.text is not None:
+        parts.append(one_line(decision.text, SHOWN_TEXT))
+    # What users wrote must not make lines and columns of its own.
+    return "\t".join(map(one_line, parts))
 
 
 def _tokens(decision: LoggedDecision) -> str:
@@ -299,6 +315,10 @@ def _quality_lines(found: Savings) -> Iterator[str]:
     default = found.estimated.default
     if found.unjudged:
         yield f"  not in it: {_count(found.unjudged)} without a score"
+    not_served = sum(each.judged for each in found.quality) - found.judged
+    if not_served:
+        answers = counted(not_served, "judged answer")
+        yield f"  by model, {answers} more that {'was' if not_served == 1 else 'were'} not served"
     if found.mean is not None:
         beside = _mean(found.default_mean, found.default_judged)
         yield f"  {found.mean:.2f} over all of them; {default}: {beside}"
@@ -306,14 +326,15 @@ def _quality_lines(found: Savings) -> Iterator[str]:
         beside = ""
         if each.model != default:
             beside = f"; {default} on this route: {_mean(each.default_mean, each.default_judged)}"
+        served = _count(each.decisions) if each.decisions else "no answer served"
         yield (
-            f"  {each.route or 'default'} -> {each.model}: {_count(each.decisions)},"
+            f"  {each.route or 'default'} -> {each.model}: {served},"
             f" score {_mean(each.mean, each.judged)}{beside}"
         )
 
 
 def _count(decisions: int) -> str:
-    return "1 decision" if decisions == 1 else f"{decisions:,} decisions"
+    return counted(decisions, "decision")
 
 
 def _usd(amount: float) -> str:
@@ -325,4 +346,4 @@ def _usd(amount: float) -> str:
 
 
 def _mean(mean: float | None, judged: int) -> str:
-    return "not known" if mean is None else f"{mean:.2f} ({judged})"
+    return "not known" if mean is None else f"{mean:.2f} ({judged:,} judged)"

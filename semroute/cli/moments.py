@@ -1,4 +1,4 @@
-"""Moments as people write them after an option such as --since."""
+"""Moments as people write them after an option such as --since, and as they are shown."""
 
 from __future__ import annotations
 
@@ -25,3 +25,11 @@ def moment(option: str, value: str | None) -> float | None:
         return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         refuse(f"{option} {value!r} is no time: write 2026-11-24, 2026-11-24T08:00, or 90m, 24h, 7d.")
+
+
+def told_moment(seconds: float) -> str:
+    """`seconds` since 1970 as a time (UTC) for people; `-` where no calendar has it."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return "-"

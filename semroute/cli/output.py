@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 CHECK_FAILED, BAD_INPUT = 1, 2
 """Exit codes beside 0."""
+
+SHOWN_TEXT = 120
+"""Characters of a stored prompt that are shown on a line."""
 
 RoutesOption = Annotated[Path, typer.Option("--routes", help="The folder of YAML files.")]
 IndexOption = Annotated[
@@ -156,6 +160,13 @@ def say_warnings(warnings: Iterable[Problem]) -> None:
 def plain(problems: Iterable[Problem]) -> list[dict[str, Any]]:
     """Problems as JSON types."""
     return [{"file": p.file, "line": p.line, "column": p.column, "message": p.message} for p in problems]
+
+
+def one_prompt(words: list[str] | None) -> str | None:
+    """The prompt of a command; None where none was given. Several words without quotes are refused."""
+    if words and len(words) > 1:
+        refuse(f"A prompt is one argument: put it in quotes, such as {shlex.quote(' '.join(words))}.")
+    return words[0] if words else None
 
 
 def refuse(message: str) -> NoReturn:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from semroute.cli.cases import labelled_cases
+from semroute.cli.cases import labelled_cases, written_routes
 from semroute.cli.log import logged_decisions
 from semroute.cli.output import (
     CasesOption,
@@ -20,6 +20,10 @@ from semroute.cli.output import (
     refuse,
     say,
 )
+from semroute.text import counted
+
+if TYPE_CHECKING:
+    from semroute.evaluate import Wrong
 
 
 def register(app: typer.Typer) -> None:
@@ -43,18 +47,23 @@ def write_report(
     from semroute.report.spreadsheet import wrong_csv
     from semroute.router import Router
 
+    where = written_routes(routes, index)
     router = Router.load(index, log=False)
     settings = router.index.config.settings
-    labelled = labelled_cases(cases, router, index.parent / "routes" if routes is None else routes)
+    labelled = labelled_cases(cases, router, where)
     log = None if settings.log is None else logged_decisions(settings, index.absolute().parent)
     with progress("Evaluating") as advance:
         report = gather(router, labelled, log, progress=advance)
     page = render(report).encode("utf-8", "replace")
     _write(output, page)
+    rows: tuple[Wrong, ...] = ()
+    sheet = b""
     if wrong is not None:
         found = report.evaluation
-        rows = () if found is None else (*found.wrong, *found.wrong_models)
-        _write(wrong, wrong_csv(rows).encode("utf-8", "replace"))
+        if found is not None:
+            rows = (*found.wrong, *found.wrong_models)
+        sheet = wrong_csv(rows).encode("utf-8", "replace")
+        _write(wrong, sheet)
     if not labelled:
         say("There were no labelled prompts: add `heldout:` to the routes and build, or give --cases.")
     if as_json:
@@ -68,10 +77,13 @@ def write_report(
                 "accuracy": None
                 if evaluation is None or evaluation.accuracy is None
                 else round(evaluation.accuracy, 6),
+                "csv": None if wrong is None else {"path": str(wrong), "bytes": len(sheet)},
             }
         )
     else:
         print_line(f"{output}: {len(page) / 1e6:.1f} MB")
+        if wrong is not None:
+            print_line(f"{wrong}: {counted(len(rows), 'wrong prompt')}, {len(sheet) / 1e3:.1f} KB")
 
 
 def _write(path: Path, content: bytes) -> None:

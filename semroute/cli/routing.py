@@ -15,6 +15,7 @@ from semroute.cli.output import (
     JsonOption,
     RoutesOption,
     escape,
+    one_prompt,
     plain,
     print_json,
     print_line,
@@ -122,7 +123,9 @@ def build(
 
 
 def route(
-    prompt: Annotated[str | None, typer.Argument(help="The prompt to route.", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]", help="The prompt to route.", show_default=False)
+    ] = None,
     index: IndexOption = Path("index"),
     prompts: Annotated[
         str | None,
@@ -142,6 +145,7 @@ def route(
     as_json: JsonOption = False,
 ) -> None:
     """Route a prompt and say why, with the nearest utterances."""
+    prompt = one_prompt(words)
     if (prompt is None) == (prompts is None):
         refuse("Give one PROMPT, or --input FILE for many. For example: semroute route 'where is my refund?'")
     from semroute.router import Router
@@ -166,17 +170,24 @@ def lint(
     index: IndexOption = Path("index"),
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when there is a finding, for CI.")] = False,
     output: Annotated[
-        LintFormat,
-        typer.Option("--format", help="How to print it; `github` is annotations for GitHub Actions."),
-    ] = LintFormat.LINES,
+        LintFormat | None,
+        typer.Option(
+            "--format",
+            help="How to print it; `github` is annotations for GitHub Actions.",
+            show_default="lines",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Name what is weak in the utterances and heldout prompts, each with its place and what would help."""
     from semroute.lint import examine
 
+    if as_json and output not in (None, LintFormat.JSON):
+        refuse(f"--json contradicts --format {output}; give one of them.")
+    output = LintFormat.JSON if as_json else output or LintFormat.LINES
     with progress("Embedding") as advance, progress("Fitting") as fitting:
         findings = examine(routes, index, progress=advance, fitting=fitting)
-    _print_findings(findings, LintFormat.JSON if as_json else output, "error" if strict else "warning")
+    _print_findings(findings, output, "error" if strict else "warning")
     counted = "1 finding" if len(findings) == 1 else f"{len(findings) or 'no'} findings"
     say(f"{escape(str(routes))}: {counted}")
     if strict and findings:
@@ -197,6 +208,7 @@ def _print_findings(findings: Sequence[Finding], output: LintFormat, level: str)
 
 
 def doctor(
+    context: typer.Context,
     routes: RoutesOption = Path("routes"),
     index: IndexOption = Path("index"),
     as_json: JsonOption = False,
@@ -204,7 +216,9 @@ def doctor(
     """Check the installation, the encoder, the index and the keys; exit 1 when something is broken."""
     from semroute.doctor import examine
 
-    findings = examine(routes, index)
+    folders = {"routes": routes, "index": index}
+    named = [folder for name, folder in folders.items() if _was_named(context, name)]
+    findings = examine(routes, index, named)
     if as_json:
         print_json([{"check": f.check, "status": f.status, "detail": f.detail} for f in findings])
     else:
@@ -212,6 +226,12 @@ def doctor(
             _show_finding(finding)
     if any(finding.status == "broken" for finding in findings):
         raise typer.Exit(CHECK_FAILED)
+
+
+def _was_named(context: typer.Context, parameter: str) -> bool:
+    """Whether an option was given, on the command line or in the environment."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
 def schema(
@@ -272,13 +292,14 @@ def _build_sentence(built: Built, index: Path) -> str:
     counts = (
         f"{counted(manifest.counts.utterances, 'utterance')} of {counted(manifest.counts.routes, 'route')}"
     )
-    limits = {name: _limit(built, name) for name in ("max_distance", "min_confidence")}
+    # Without a route there is nothing that a limit could refuse.
+    names = ("max_distance", "min_confidence") if manifest.counts.routes else ()
+    limits = "".join(f", {name} {value:.3f}{said}" for name in names for value, said in [_limit(built, name)])
     if built.unchanged:
         return f"{index}: up to date ({counts})"
     return (
         f"{index}: {counts}, {built.embedded} embedded and {built.reused} reused; "
-        f"encoder {manifest.encoder.name}, "
-        + ", ".join(f"{name} {value:.3f}{said}" for name, (value, said) in limits.items())
+        f"encoder {manifest.encoder.name}{limits}"
     )
 
 

@@ -231,7 +231,9 @@ def _freeze(item: Outcome | Event, **values: object) -> None:
 
 def _check_ulid(name: str, value: object) -> None:
     if not isinstance(value, str) or not _ULID.fullmatch(value):
-        raise OutcomeInvalid(name, "must be a ULID: 26 digits and capital letters, as new_ulid() makes them")
+        raise OutcomeInvalid(
+            name, "must be a ULID: 26 digits and capital letters, such as `semroute escalations list` shows"
+        )
 
 
 def _check_text(name: str, value: object, limit: int) -> None:

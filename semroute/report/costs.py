@@ -50,7 +50,8 @@ class Costs(NamedTuple):
         to each case the model with the best expected quality, of equals the cheapest: nothing can do better,
         and no router knows so much.
     routed: as the router decides. moved: as it would decide if outcomes counted (shadow mode only).
-    unknown: models that lack a price or a quality and are therefore missing. cases: how many were asked.
+    unpriced, unrated: models that lack a price, or an expected quality on some of the cases, and are left out
+        therefore. cases: how many were asked.
     """
 
     models: tuple[Choice, ...]
@@ -60,7 +61,8 @@ class Costs(NamedTuple):
     oracle: Choice | None
     routed: Choice | None
     moved: Choice | None
-    unknown: tuple[str, ...]
+    unpriced: tuple[str, ...]
+    unrated: tuple[str, ...]
     cases: int
 
 
@@ -127,7 +129,8 @@ def costs(router: Router, judged: Sequence[tuple[Case, Decision]]) -> Costs | No
         oracle=choice("oracle", [known[place].name for place in best.argmax(1)]) if several else None,
         routed=choice("routed", [decision.model for _, decision in asked]),
         moved=choice("moved", moved) if any(decision.shadow for _, decision in asked) else None,
-        unknown=tuple(name for name, one in singles.items() if one is None),
+        unpriced=tuple(name for name, price in prices.items() if price is None),
+        unrated=tuple(name for name, place in column.items() if np.isnan(quality[:, place]).any()),
         cases=len(asked),
     )
 

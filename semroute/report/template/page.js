@@ -5,6 +5,9 @@
   const routes = data.routes;
   const HUES = 11; // as many as page.css has; none of them is the red of what is wrong
   const CROSS = "path://M1 3L3 1L7 5L11 1L13 3L9 7L13 11L11 13L7 9L3 13L1 11L5 7Z";
+  // Where routes are more than hues, the next ones have another shape.
+  const SHAPES = ["circle", "rect", "diamond"];
+  const OUTLINES = { circle: "M7 2.5a4.5 4.5 0 1 0 .01 0z", rect: "M3 3h8v8H3z", diamond: "M7 1.2L12.8 7L7 12.8L1.2 7z" };
   const charts = [];
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
@@ -12,6 +15,8 @@
   const byId = (id) => document.getElementById(id);
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   const hue = (route) => color("c" + (routes[route].color % HUES));
+  const shapeOf = (route) => SHAPES[Math.floor(routes[route].color / HUES) % SHAPES.length];
+  const sized = (shape, size) => (shape === "rect" ? size * 0.9 : shape === "diamond" ? size * 1.25 : size);
   const nameOf = (route) => (route < 0 ? "default" : routes[route].name);
   const percent = (share, digits = 0) => (share * 100).toFixed(digits) + " %";
   const dollars = (usd) =>
@@ -90,12 +95,56 @@
     const middles = [...places].map(([route, [xs, ys]]) => [median(xs), median(ys), route]);
     middles.sort((a, b) => places.get(b[2])[0].length - places.get(a[2])[0].length);
 
-    const options = (width) => {
+    // Names stand where they cover few dots and no other name, and not far from the middle of their route.
+    const CELL = 6, STEPS = 6; // pixels of the grid in which dots are counted; places that are tried each way
+    const dotsBelow = (chart) => {
+      const across = Math.ceil(chart.getWidth() / CELL) + 1, down = Math.ceil(chart.getHeight() / CELL) + 1;
+      const sums = new Float64Array((across + 1) * (down + 1));
+      const add = (x, y) => {
+        const [left, top] = chart.convertToPixel("grid", [x, y]), column = Math.floor(left / CELL), row = Math.floor(top / CELL);
+        if (column >= 0 && row >= 0 && column < across && row < down) sums[(row + 1) * (across + 1) + column + 1] += 1;
+      };
+      utterances.x.forEach((x, n) => add(x, utterances.y[n]));
+      if (withPrompts.checked) prompts.x.forEach((x, n) => add(x, prompts.y[n]));
+      for (let row = 1; row <= down; row++)
+        for (let column = 1; column <= across; column++) {
+          const at = row * (across + 1) + column;
+          sums[at] += sums[at - 1] + sums[at - across - 1] - sums[at - across - 2];
+        }
+      const sum = (x, y) => sums[Math.max(0, Math.min(down, y)) * (across + 1) + Math.max(0, Math.min(across, x))];
+      return (x, y, width, height) => {
+        const left = Math.floor(x / CELL), top = Math.floor(y / CELL), right = Math.ceil((x + width) / CELL), bottom = Math.ceil((y + height) / CELL);
+        return sum(right, bottom) - sum(left, bottom) - sum(right, top) + sum(left, top);
+      };
+    };
+    const clear = (chart, step) => {
+      let last = Infinity, taken = [], covered = null;
+      return ({ dataIndex, rect, labelRect: { width, height } }) => {
+        if (dataIndex <= last) [taken, covered] = [[], dotsBelow(chart)];
+        last = dataIndex;
+        const x = rect.x + (rect.width - width) / 2, y = rect.y + (rect.height - height) / 2;
+        let best = null;
+        for (let down = -STEPS; down <= STEPS; down++)
+          for (let across = -STEPS; across <= STEPS; across++) {
+            const dx = across * step, dy = down * step;
+            const left = Math.max(2, Math.min(chart.getWidth() - width - 2, x + dx)), top = Math.max(2, Math.min(chart.getHeight() - height - 2, y + dy));
+            if (taken.some((other) => left < other.left + other.width + 4 && other.left < left + width + 4 && top < other.top + other.height && other.top < top + height)) continue;
+            const cost = covered(left - 2, top, width + 4, height) + Math.hypot(left - x, top - y) / (2 * step);
+            if (!best || cost < best.cost) best = { left, top, width, height, cost };
+          }
+        if (!best) return { x: -1e4, y: -1e4 }; // no room beside the other names: the legend has it
+        taken.push(best);
+        return { x: best.left, y: best.top, align: "left", verticalAlign: "top" };
+      };
+    };
+
+    const options = (width, chart) => {
       const picked = chosen.value === "" ? null : Number(chosen.value);
       const many = utterances.x.length > 1500, narrow = width < 560;
+      const dotSize = (many ? 5 : 7) * (many && narrow ? 0.6 : 1);
       const dots = utterances.x.map((x, n) => {
         const route = utterances.route[n], other = picked !== null && route !== picked;
-        return { value: [x, utterances.y[n], n], itemStyle: { color: other ? color("ghost") : hue(route), opacity: other ? 0.16 : many ? 0.6 : 0.75 } };
+        return { value: [x, utterances.y[n], n], symbol: shapeOf(route), symbolSize: sized(shapeOf(route), dotSize), itemStyle: { color: other ? color("ghost") : hue(route), opacity: other ? 0.16 : many ? 0.6 : 0.75 } };
       });
       // The chosen route on top of the others.
       dots.sort((a, b) => a.itemStyle.opacity - b.itemStyle.opacity);
@@ -107,20 +156,20 @@
           const other = picked !== null && label !== picked && found !== picked;
           if (other) return;
           const own = label < 0 ? color("soft") : hue(label);
+          const shape = wrong ? CROSS : label < 0 ? "triangle" : shapeOf(label);
           rings.push({
             value: [x, prompts.y[n], n],
-            symbol: wrong ? CROSS : label < 0 ? "triangle" : "circle",
-            symbolSize: (wrong ? 11 : 8) * (many ? 0.85 : 1) * (many && narrow ? 0.7 : 1),
+            symbol: shape,
+            symbolSize: sized(shape, wrong ? 11 : 8) * (many ? 0.85 : 1) * (many && narrow ? 0.7 : 1),
             itemStyle: wrong ? { color: color("bad"), borderColor: color("surface"), borderWidth: 1 } : { color: color("surface"), borderColor: own, borderWidth: 1.8 },
           });
         });
       }
       // Crosses last, so that no ring hides them.
       rings.sort((a, b) => (a.symbol === CROSS) - (b.symbol === CROSS));
-      const edge = narrow ? 0.6 : 0.85;
       const labels = middles
         .filter(([, , route]) => picked === null || route === picked)
-        .map(([x, y, route]) => ({ value: [x, y, route], label: { position: x < -edge ? "right" : x > edge ? "left" : "inside", formatter: () => cut(nameOf(route), narrow ? 16 : 26) } }));
+        .map(([x, y, route]) => ({ value: [x, y, route], label: { position: "inside", formatter: () => cut(nameOf(route), narrow ? 16 : 26) } }));
       const hidden = { type: "value", min: -1.08, max: 1.08, show: false };
       return {
         grid: { left: 0, right: 0, top: 0, bottom: 0 },
@@ -134,12 +183,12 @@
           return [prompts.text[n], wrong ? [`expected ${nameOf(prompts.label[n])}, got ${nameOf(prompts.found[n])}`, "bad"] : [`${nameOf(prompts.label[n])}, as the label says`, "quiet"], [`confidence ${prompts.confidence[n].toFixed(2)}`, "quiet"]];
         }),
         series: [
-          { id: "dots", type: "scatter", data: dots, symbolSize: (many ? 5 : 7) * (many && narrow ? 0.6 : 1), emphasis: { scale: 1.8 }, animation: false },
+          { id: "dots", type: "scatter", data: dots, emphasis: { scale: 1.8 }, animation: false },
           { id: "rings", type: "scatter", data: rings, emphasis: { scale: 1.6 }, animation: false },
           {
             id: "names", type: "scatter", data: labels, symbolSize: 0, silent: true, z: 9, animation: false,
             label: { show: true, color: color("ink"), fontSize: labels.length > 40 ? (narrow ? 10 : 11) : narrow ? 12 : 13, fontWeight: 600, textBorderColor: color("surface"), textBorderWidth: 3 },
-            labelLayout: { hideOverlap: true },
+            labelLayout: clear(chart, narrow ? 7 : 12),
           },
         ],
       };
@@ -153,15 +202,35 @@
     byId("map-in").addEventListener("click", () => zoom(0.6));
     byId("map-out").addEventListener("click", () => zoom(1 / 0.6));
     byId("map-all").addEventListener("click", () => zoom(Infinity));
-    for (const control of [chosen, withPrompts, onlyWrong]) control.addEventListener("change", () => redraw());
-    chart.on("dblclick", ({ seriesId, data: one }) => {
-      if (seriesId !== "dots") return;
-      chosen.value = chosen.value === "" ? String(utterances.route[one.value[2]]) : "";
+    // Which colour and shape is which route; a click shows the route alone, as the selection above does.
+    const keys = new Map();
+    const show = () => {
+      for (const [route, key] of keys) key.setAttribute("aria-pressed", String(chosen.value === String(route)));
       redraw();
+    };
+    const toggle = (route) => {
+      chosen.value = chosen.value === String(route) ? "" : String(route);
+      show();
+    };
+    for (const route of [...places.keys()].sort((a, b) => a - b)) {
+      const key = byId("map-routes").appendChild(document.createElement("li")).appendChild(document.createElement("button"));
+      const svg = key.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "svg")), mark = svg.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "path"));
+      svg.setAttribute("viewBox", "0 0 14 14");
+      svg.setAttribute("aria-hidden", "true");
+      mark.setAttribute("d", OUTLINES[shapeOf(route)]);
+      mark.style.fill = `var(--c${routes[route].color % HUES})`;
+      key.type = "button";
+      key.appendChild(document.createElement("bdi")).textContent = nameOf(route);
+      key.addEventListener("click", () => toggle(route));
+      keys.set(route, key);
+    }
+    for (const control of [chosen, withPrompts, onlyWrong]) control.addEventListener("change", show);
+    chart.on("dblclick", ({ seriesId, data: one }) => {
+      if (seriesId === "dots") toggle(chosen.value === "" ? utterances.route[one.value[2]] : Number(chosen.value));
     });
     // Where prompts are many, those that went right would hide the rest.
     onlyWrong.checked = prompts.x.length > 400;
-    redraw();
+    show();
     byId("map-controls").hidden = false;
   };
 
@@ -249,12 +318,12 @@
         shareAxis("said (confidence)", { gridIndex: 1, containShape: false, splitLine: { show: false } }),
       ],
       yAxis: [
-        shareAxis("right", { nameGap: 46 }),
+        shareAxis("best route right", { nameGap: 46 }),
         axis({ type: "value", gridIndex: 1, min: 0, max: most, splitLine: { show: false }, axisLabel: { show: false }, axisLine: { show: false } }),
       ],
       tooltip: tooltip(({ data: one }) => {
         const [low, high, count, said, right] = one.bin;
-        return [[`${count.toLocaleString("en")} decisions`, "strong"], `said ${said.toFixed(2)}, ${right.toFixed(2)} right`, [`confidence ${low.toFixed(2)} to ${high.toFixed(2)}`, "quiet"]];
+        return [[`${count.toLocaleString("en")} decisions`, "strong"], `said ${said.toFixed(2)}, best route right in ${right.toFixed(2)}`, [`confidence ${low.toFixed(2)} to ${high.toFixed(2)}`, "quiet"]];
       }),
       series: [
         { type: "line", data: [[0, 0], [1, 1]], symbol: "none", silent: true, animation: false, lineStyle: { color: color("ghost"), type: "dashed", width: 1.5 }, tooltip: { show: false } },
