@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,59 @@ WIRE: ContextVar[Wire | None] = ContextVar("semroute_wire", default=None)
 """The request that the running task sends, where somebody wants to know."""
 
 _HIGH_WATER = 256 << 10  # bytes that wait to be read before the peer is held back
+_FILLED = 8  # requests of a pool before the next one is used
+_MOST_POOLS = 64
+
+
+class Pool:
+    """A pool of connections, and how many requests are under way in it."""
+
+    def __init__(self, engine: httpcore2.AsyncConnectionPool) -> None:
+        self.engine = engine
+        self.busy = 0
+
+
+class Pools:
+    """Pools of connections, filled one after the other.
+
+    At each request httpcore2 looks at every connection of its pool, so that a hundred in one pool cost more
+    than the requests themselves. With little to do all goes through the first, whose connections are warm.
+
+    make: makes an empty pool.
+    """
+
+    def __init__(self, make: Callable[[], httpcore2.AsyncConnectionPool]) -> None:
+        self._make = make
+        self._pools: list[Pool] = []
+
+    def take(self) -> Pool:
+        """The pool for one more request; give it back when that has ended."""
+        found = next((pool for pool in self._pools if pool.busy < _FILLED), None)
+        if found is None and len(self._pools) < _MOST_POOLS:
+            found = Pool(self._make())
+            self._pools.append(found)
+        found = found or min(self._pools, key=lambda pool: pool.busy)
+        found.busy += 1
+        return found
+
+    def give_back(self, pool: Pool) -> None:
+        """A request of `pool` has ended."""
+        pool.busy -= 1
+
+    @property
+    def busy(self) -> int:
+        """How many requests are under way."""
+        return sum(pool.busy for pool in self._pools)
+
+    @property
+    def connections(self) -> list[httpcore2.AsyncConnectionInterface]:
+        """All that are open, or about to be."""
+        return [one for pool in self._pools for one in pool.engine.connections]
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for pool in self._pools:
+            await pool.engine.aclose()
 
 
 class Backend(httpcore2.AsyncNetworkBackend):

@@ -32,7 +32,7 @@ from semroute import cascade, wire
 from semroute.answers import Reading
 from semroute.config import Api, Cascade, ModelCard, ServeSettings
 from semroute.health import Clock, Health, RetryBudget
-from semroute.network import WIRE, Backend, Wire
+from semroute.network import WIRE, Backend, Pool, Pools, Wire
 from semroute.sse import Event, EventSplitter, EventTooLong
 
 _log = logging.getLogger("semroute.serve")
@@ -41,6 +41,7 @@ _ANSWER_BYTES = 64 << 20
 _REFUSAL_BYTES = 1 << 20
 _DRAIN_S = 0.25  # for the end of a body whose last event is here, so that the connection can be used again
 _PATHS: dict[Api, str] = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages"}
+_KEPT_CONNECTIONS = 32  # of a pool, while nothing is asked of them
 _TICK_S = 0.02  # by which a timer may be early
 _BASES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
 _PASSED_BACK = {400, 413, 422}
@@ -274,14 +275,17 @@ class Upstreams:
         self._clock = clock
         self._budget = RetryBudget(clock)
         self._upstreams: dict[str, Upstream] = {}
-        # The pool of httpx2's engine and not its client: no redirects, no cookies, no proxies of the
+        # The pools of httpx2's engine and not its client: no redirects, no cookies, no proxies of the
         # environment, and half the work.
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=tls or _authorities(),
-            max_connections=2 * settings.max_concurrency,
-            max_keepalive_connections=200,
-            keepalive_expiry=30.0,
-            network_backend=Backend(),
+        self.pools = Pools(
+            functools.partial(
+                httpcore2.AsyncConnectionPool,
+                ssl_context=tls or _authorities(),
+                max_connections=2 * settings.max_concurrency,
+                max_keepalive_connections=_KEPT_CONNECTIONS,
+                keepalive_expiry=30.0,
+                network_backend=Backend(),
+            )
         )
         self.update(cards, settings)
 
@@ -329,7 +333,7 @@ class Upstreams:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._pool.aclose()
+        await self.pools.aclose()
 
     async def answer(self, call: Call, observer: Observer) -> Answer:
         """The first good answer. Raises NoUpstream or NoAnswer."""
@@ -486,7 +490,8 @@ class _Exchange:
         self.attempt = Attempt(upstream.name, purpose)
         self.reading = Reading(call.api)
         self._settings = owner._settings
-        self._pool = owner._pool
+        self._pools = owner.pools
+        self._pool: Pool | None = None
         self._clock = owner._clock
         self._upstream = upstream
         # A count says nothing about a model: it has limits of its own, and not every server counts.
@@ -587,17 +592,18 @@ class _Exchange:
         extensions = {"timeout": timeout}
         request = httpcore2.Request("POST", url, headers=headers, content=body, extensions=extensions)
         wait = settings.first_content_s if self._call.stream else settings.answer_s
+        pool = self._pool = self._pools.take()
         wire = Wire()
         token = WIRE.set(wire)
         try:
             async with asyncio.timeout(self._left(wait)):
                 try:
-                    response = await self._pool.handle_async_request(request)
+                    response = await pool.engine.handle_async_request(request)
                 except (httpcore2.ReadError, httpcore2.WriteError, httpcore2.RemoteProtocolError):
                     # A kept connection that was closed just before: nobody has read the request.
                     if wire.connected or wire.answered:
                         raise
-                    response = await self._pool.handle_async_request(request)
+                    response = await pool.engine.handle_async_request(request)
         except TimeoutError:
             raise _Failed("no answer in time") from None
         except httpcore2.PoolTimeout:
@@ -752,9 +758,14 @@ class _Exchange:
 
     async def _release(self) -> None:
         response, self._response, self._chunks = self._response, None, None
-        if response is not None:
-            with suppress(*_BROKEN):
-                await response.aclose()
+        pool, self._pool = self._pool, None
+        try:
+            if response is not None:
+                with suppress(*_BROKEN):
+                    await response.aclose()
+        finally:
+            if pool is not None:
+                self._pools.give_back(pool)
 
     def _left(self, patience: float) -> float:
         return max(0.0, min(patience, self.until - self._clock()))

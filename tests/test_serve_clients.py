@@ -95,18 +95,16 @@ def test_a_thousand_clients_that_go_at_every_point_leave_nothing_behind(chain, f
 
     settings = {**HURRIED, "first_content_s": 60, "answer_s": 60, "total_s": 60, "max_concurrency": 60}
     with chain("silent", "many:400:0.005", "ok", settings=settings) as served:
-        service, pool = served.app.state.service, served.app.state.service.upstreams._pool
+        service, pools = served.app.state.service, served.app.state.service.upstreams.pools
         for first in range(0, 1_000, 50):
             asyncio.run(crowd(served.url, range(first, first + 50)))
             # A second, and as much again for a machine that does other things too.
             assert eventually(lambda: all(one.ended is not None for one in fake.requests), 2.0)
             assert eventually(lambda: service.in_flight == 0, 5.0)
         assert len(fake.requests) > 330  # those that went in the stream, and some of those that went before
-        busy = [one for one in pool.connections if not (one.is_idle() or one.is_closed())]
-        assert busy == []
-        with ThreadPoolExecutor(
-            20
-        ) as clients:  # more than the pool would have left, if each had cost it a place
+        busy = [one for one in pools.connections if not (one.is_idle() or one.is_closed())]
+        assert (busy, pools.busy) == ([], 0)
+        with ThreadPoolExecutor(20) as clients:
             assert {one.status_code for one in clients.map(lambda _: served.ask("ok"), range(130))} == {200}
         assert served.metric("semroute_upstream_attempts_total", outcome="cancelled") > 330
         assert served.metric("semroute_upstream_attempts_total", outcome="failed") == 0
@@ -402,3 +400,17 @@ def test_a_compressed_body_is_not_unpacked(chain, fake):
         bomb = gzip.compress(b" " * (20 << 20))
         assert served.post(bomb, content_encoding="gzip").status_code == 400
         assert fake.requests == []
+
+
+def test_much_at_once_fills_one_pool_of_connections_after_the_other(chain, fake):
+    with chain("slow:0.5", "ok", settings={"answer_s": 20}) as served:
+        pools = served.app.state.service.upstreams.pools
+        for _ in range(3):
+            assert served.ask("ok").status_code == 200
+        assert len(pools.connections) == 1  # one at a time: always the same
+        with ThreadPoolExecutor(40) as clients:
+            asked = [clients.submit(served.ask, "slow:0.5") for _ in range(40)]
+            assert eventually(lambda: pools.busy == 40, 5.0)
+            assert {one.result().status_code for one in asked} == {200}
+        assert pools.busy == 0
+        assert served.ask("ok").status_code == 200
