@@ -20,9 +20,11 @@ _ENDS = r"(?:\s{0,20}[,.!?:;-]{1,5}\s{0,20}|\s{1,20})"
 _STOPS = r"(?:\s{0,20}[,.!?:;]{1,5}\s{0,20}|\s{1,20}-{1,2}\s{1,20})"  # "hi-fi" is one word
 # "hi in french" asks for a translation of "hi": before these words a greeting is no wrapper.
 _MEANT = r"(?!(?:in|into|to|is|means|from|and|or|for)\b)"
+_GREETED = r" (?:there|again|all|everyone|everybody|team|folks|guys)"
 _GREETING = (
     r"(?:hi|hello|hey|hiya|greetings|good (?:morning|afternoon|evening|day))"
-    r"(?: (?:there|again|all|everyone|everybody|team|folks|guys))?+"  # possessive: "hello there" is whole
+    # "hello there" is whole. Without a possessive quantifier, which Python before 3.11.5 gets wrong.
+    rf"(?:{_GREETED}|(?!{_GREETED}))"
 )
 _OPENING = re.compile(
     rf"(?:{_GREETING}(?:{_STOPS}|\s{{1,20}}{_MEANT})"
