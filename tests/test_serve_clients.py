@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpcore2
 import openai
 import pytest
 from serving import HELLO, HURRIED, make_router, serving
@@ -22,6 +23,7 @@ from test_serve_faults import raw, words
 
 from semroute.build import build_index
 from semroute.config import ServeSettings
+from semroute.network import Pools
 
 ALL = {"apis": ["chat", "responses", "messages"]}
 PATHS = {"/v1/chat/completions": "messages", "/v1/responses": "input", "/v1/messages": "messages"}
@@ -402,15 +404,24 @@ def test_a_compressed_body_is_not_unpacked(chain, fake):
         assert fake.requests == []
 
 
-def test_much_at_once_fills_one_pool_of_connections_after_the_other(chain, fake):
-    with chain("slow:0.5", "ok", settings={"answer_s": 20}) as served:
-        pools = served.app.state.service.upstreams.pools
-        for _ in range(3):
+def test_much_at_once_fills_one_pool_of_connections_after_the_other():
+    made = []
+    pools = Pools(lambda: made.append(httpcore2.AsyncConnectionPool()) or made[-1])
+    taken = [pools.take() for _ in range(20)]
+    assert [made.index(pool.engine) for pool in taken] == [0] * 8 + [1] * 8 + [2] * 4
+    pools.give_back(taken[0])
+    assert pools.take().engine is made[0]  # where connections are warm
+    assert pools.busy == 20
+    many = [pools.take() for _ in range(2_000)]
+    assert len(made) == 64 and max(pool.busy for pool in many) <= 32  # as even as can be
+    for pool in [*taken[1:], taken[0], *many]:
+        pools.give_back(pool)
+    assert pools.busy == 0
+
+
+def test_one_request_after_the_other_uses_one_connection(chain, fake):
+    with chain("ok") as served:
+        for _ in range(5):
             assert served.ask("ok").status_code == 200
-        assert len(pools.connections) == 1  # one at a time: always the same
-        with ThreadPoolExecutor(40) as clients:
-            asked = [clients.submit(served.ask, "slow:0.5") for _ in range(40)]
-            assert eventually(lambda: pools.busy == 40, 5.0)
-            assert {one.result().status_code for one in asked} == {200}
-        assert pools.busy == 0
-        assert served.ask("ok").status_code == 200
+        pools = served.app.state.service.upstreams.pools
+        assert (len(pools.connections), pools.busy) == (1, 0)
