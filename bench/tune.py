@@ -207,7 +207,7 @@ def blends(data: Path, encoder: str) -> None:
                             one.route_many([case["prompt"] for case in cases]), cases, strict=True
                         )
                     ]
-                    for one in (router, *at_blends(router, BLENDS))
+                    for one in at_blends(router, BLENDS)
                 ]
             )
         found = []

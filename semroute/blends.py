@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def at_blends(router: Router, blends: Sequence[float]) -> list[Router]:
-    """What `router` would be with each of these values of `vote.blend`, apart from outcomes and the log.
+    """`router` as it is, and with each of these values of `vote.blend`, all without outcomes and log.
 
     The heads of the folds are fitted once, which takes as long as at a build. Raises EncoderError.
     """
@@ -25,7 +25,8 @@ def at_blends(router: Router, blends: Sequence[float]) -> list[Router]:
     settings = index.config.settings.model_copy(update={"escalations": None, "log": None})
     bare = replace(index, config=replace(index.config, settings=settings))
     encoder = _Remembering(router.encoder)
-    return [Router(one, encoder, log=False) for one in refit(bare, words_for(index), blends)]
+    indexes = [bare, *refit(bare, words_for(index), blends)]
+    return [Router(one, encoder, log=False) for one in indexes]
 
 
 class _Remembering:

@@ -352,8 +352,8 @@ def _blend_sweep(
     """The sweep of `vote.blend`, and what the decisions as they are add. Prompts are embedded once."""
     labels, states = [case.route for case in cases], []
     routers = at_blends(router, BLENDS)
-    total = len(cases) * (len(routers) + 1)
-    for place, one in enumerate([router, *routers]):
+    total = len(cases) * len(routers)
+    for place, one in enumerate(routers):
         done = None if progress is None else functools.partial(_told, progress, total, place * len(cases))
         states.append(_label_sums(labels, [decision.route for decision in _routed(one, cases, done)]))
     return measured_sweep(BLENDS, states[1:], 1.0), states[0]
