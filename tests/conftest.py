@@ -47,6 +47,20 @@ def fake() -> Iterator[Any]:
         all_have_stopped()
 
 
+@pytest.fixture
+def router_of(fake: Any, tmp_path: Path) -> Callable[..., Any]:
+    """A router over modes of the fake: `billing` is served by `billing`, everything else by the first mode."""
+    from serving import make_router
+
+    fake.forget()
+
+    def make(*modes: str, billing: Any = None, cards: Any = None, **settings: Any) -> Any:
+        models = fake.models_for(modes, cards)
+        return make_router(tmp_path / "routes", models, billing or {"models": list(modes)}, **settings)
+
+    return make
+
+
 WriteProject = Callable[..., Path]
 
 

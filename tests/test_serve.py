@@ -34,18 +34,6 @@ PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAAD
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 
 
-@pytest.fixture
-def router_of(fake, tmp_path):
-    """A router over modes of the fake: `billing` is served by `billing`, everything else by the first mode."""
-    fake.forget()
-
-    def make(*modes, billing=None, cards=None, **settings):
-        models = fake.models_for(modes, cards)
-        return make_router(tmp_path / "routes", models, billing or {"models": list(modes)}, **settings)
-
-    return make
-
-
 ALL = {"apis": ["chat", "responses", "messages"]}
 
 

@@ -14,7 +14,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from serving import HELLO, PATIENT, STATIC, make_router, serving
+from serving import HELLO, PATIENT, STATIC, serving
 
 from semroute import Router, index
 from semroute.access import parse_keys, presented_key
@@ -26,18 +26,6 @@ from semroute.errors import ConfigError
 
 ALL = {"apis": ["chat", "responses", "messages"]}
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-
-
-@pytest.fixture
-def router_of(fake, tmp_path):
-    """A router over modes of the fake: `billing` is served by `billing`, everything else by the first mode."""
-    fake.forget()
-
-    def make(*modes, billing=None, cards=None, **settings):
-        models = fake.models_for(modes, cards)
-        return make_router(tmp_path / "routes", models, billing or {"models": list(modes)}, **settings)
-
-    return make
 
 
 def rising(*modes, **accept):
